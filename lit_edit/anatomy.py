@@ -1,0 +1,241 @@
+"""Where a Hugging Face causal language model keeps the parts that editing needs.
+
+Legend: O = d_out (the hidden size), I = d_in (the MLP's inner size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_edit.errors import EditError
+
+# Path of the down-projection inside a block, for families whose layout is known. Anything else is found by looking.
+_KNOWN_DOWN = ("mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.down_proj", "mlp.fc2", "fc2", "feed_forward.w2")
+_FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm", "embedding_norm")
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a module stores its weight ``[d_in, d_out]``: by type (GPT-2's ``Conv1D``), never by shape."""
+    return type(module).__name__ == "Conv1D"
+
+
+def out_features(module: nn.Module) -> int:
+    """Output width of a ``Linear`` or ``Conv1D``."""
+    return int(module.weight.shape[1 if is_transposed(module) else 0])  # type: ignore[union-attr, index]
+
+
+def in_features(module: nn.Module) -> int:
+    """Input width of a ``Linear`` or ``Conv1D``."""
+    return int(module.weight.shape[0 if is_transposed(module) else 1])  # type: ignore[union-attr, index]
+
+
+def _is_projection(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of one causal language model, whatever its family calls them. Build it with :meth:`of`."""
+
+    model: nn.Module
+    blocks_name: str
+    """Dotted name of the list of blocks, e.g. ``"model.layers"``."""
+    down_name: str
+    """Dotted name of the down-projection inside a block, e.g. ``"mlp.down_proj"``."""
+    after_mlp_name: str | None
+    """Name inside a block of a norm between the MLP and the residual stream (Gemma 2/3), ``None`` where it is added as is."""
+    tuple_output: bool
+    """Whether a block returns a tuple (hidden states first) or the bare hidden states."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Anatomy:
+        """Find the parts by module type and by one forward pass over two tokens.
+
+        Raises:
+            EditError: if the model is no decoder, its blocks or down-projections cannot be told apart, or an MLP's output
+                reaches the residual stream in a way that a linear memory cannot account for.
+        """
+        config = model.config
+        name = type(model).__name__
+        if getattr(config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
+            raise EditError(
+                f"{name} is not a causal language model (no decoder-only head); editing needs one that predicts the next token"
+            )
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        hidden = int(text.hidden_size)
+        blocks_name, blocks = _find_blocks(model, int(text.num_hidden_layers), name)
+        down_name = _find_down(blocks, hidden, name)
+        after = next((n for n in ("post_feedforward_layernorm", "post_mlp_layernorm") if hasattr(blocks[0], n)), None)
+        tuple_output = _look(model, blocks, down_name, after, name)
+        return cls(model, blocks_name, down_name, after, tuple_output)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.model.get_submodule(self.blocks_name)  # type: ignore[return-value]
+
+    @property
+    def head(self) -> nn.Module:
+        """The module that turns final hidden states into logits (its weight may be tied to the embeddings)."""
+        return self.model.get_output_embeddings()  # type: ignore[operator]
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm before the head, ``None`` if there is none under a known name."""
+        parent = self.model.get_submodule(self.blocks_name.rpartition(".")[0]) if "." in self.blocks_name else self.model
+        return next((getattr(parent, n) for n in _FINAL_NORMS if hasattr(parent, n)), None)
+
+    @property
+    def d_model(self) -> int:
+        """Hidden size, which is ``d_out`` of the edited weights."""
+        return out_features(self.down(0))
+
+    @property
+    def d_inner(self) -> int:
+        """Inner size of the MLP, which is ``d_in`` of the edited weights."""
+        return in_features(self.down(0))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def down(self, layer: int) -> nn.Module:
+        """The down-projection of a block: what a linear associative memory is read out of."""
+        return self.blocks[layer].get_submodule(self.down_name)
+
+    def weight_name(self, layer: int) -> str:
+        """Parameter name of the edited weight of a block."""
+        return f"{self.blocks_name}.{layer}.{self.down_name}.weight"
+
+    def weight(self, layer: int) -> Tensor:
+        """View ``[d_out, d_in]`` of the edited weight (writing into it writes into the model)."""
+        module = self.down(layer)
+        weight: Tensor = module.weight.data  # type: ignore[assignment, union-attr]
+        return weight.T if is_transposed(module) else weight
+
+    def check_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """The layers in ascending order.
+
+        Raises:
+            EditError: if there are none, one is named twice, or one does not exist.
+        """
+        wanted = tuple(sorted(int(layer) for layer in layers))
+        count = len(self.blocks)
+        if not wanted:
+            raise EditError("no layers to edit were named; use --model.layers with at least one block index")
+        if len(set(wanted)) != len(wanted):
+            raise EditError(f"--model.layers names a layer twice: {list(wanted)}")
+        bad = [layer for layer in wanted if not 0 <= layer < count]
+        if bad:
+            raise EditError(f"--model.layers names layer {bad[0]}, but the model has layers 0 to {count - 1}")
+        return wanted
+
+    def pull_back(self, layer: int, down_output: Tensor, change: Tensor) -> Tensor:
+        r"""Which change of the down-projection's output makes a wanted change of the residual stream.
+
+        The identity where the MLP's output is added as it is. Where a norm :math:`y = g \odot x / \mathrm{rms}(x)` stands
+        in between (Gemma 2/3), :math:`\delta x = \mathrm{rms}(x)\, \delta y \oslash g`, which moves the normalised output in
+        the wanted direction and is exact up to the norm's own rescaling.
+
+        Args:
+            layer: index of the block.
+            down_output: output of the down-projection now, ``[n, d_out]``.
+            change: wanted change of the block's output, ``[n, d_out]``.
+        """
+        if self.after_mlp_name is None:
+            return change
+        norm = self.blocks[layer].get_submodule(self.after_mlp_name)
+        with torch.no_grad():
+            # The norm of a constant vector of ones is its gain: works for gains stored as g and as 1 + g.
+            gain = norm(torch.ones(1, down_output.shape[1], device=down_output.device, dtype=self.dtype)).float()
+        rms = down_output.float().square().mean(-1, keepdim=True).sqrt()
+        return rms * change / gain
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of the edited weights inside the model."""
+        return self.weight(0).dtype
+
+
+def hidden_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The hidden states in what a block returned, tuple or bare tensor."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _find_blocks(model: nn.Module, count: int, name: str) -> tuple[str, nn.ModuleList]:
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    lists = [(n, m) for n, m in lists if any(_is_projection(sub) for sub in m[0].modules())]
+    if not lists:
+        raise EditError(f"{name} has no list of {count} transformer blocks that lit_edit recognises")
+    return lists[0]  # type: ignore[return-value]
+
+
+def _find_down(blocks: nn.ModuleList, hidden: int, name: str) -> str:
+    block = blocks[0]
+    for path in _KNOWN_DOWN:
+        try:
+            module = block.get_submodule(path)
+        except AttributeError:
+            continue
+        if _is_projection(module) and out_features(module) == hidden:
+            return path
+    # Nobody listed this family: the down-projection is the one projection outside attention that comes back to the
+    # hidden size from a wider inner one.
+    found = [
+        path
+        for path, module in block.named_modules()
+        if _is_projection(module)
+        and "att" not in path.lower()
+        and out_features(module) == hidden
+        and in_features(module) != hidden
+    ]
+    if len(found) != 1:
+        what = "none" if not found else " and ".join(found)
+        raise EditError(
+            f"the MLP down-projection of {name} is not clear: in a block, {what} lead(s) back to the hidden size {hidden}"
+        )
+    return found[0]
+
+
+def _look(model: nn.Module, blocks: nn.ModuleList, down_name: str, after: str | None, name: str) -> bool:
+    """One forward over two tokens, twice: is a block's output a tuple, and does its MLP add straight to it?"""
+    block = blocks[0]
+    source = block.get_submodule(after if after is not None else down_name)
+    device = next(model.parameters()).device
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    seen: list[Tensor] = []
+    kinds: list[bool] = []
+
+    def keep(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        kinds.append(isinstance(output, tuple))
+        seen.append(hidden_of(output).float().clone())
+
+    def nudge(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + 1.0
+
+    training = model.training
+    model.eval()
+    handles = [block.register_forward_hook(keep)]
+    try:
+        with torch.no_grad():
+            model(input_ids=tokens, use_cache=False)
+            handles.append(source.register_forward_hook(nudge))
+            model(input_ids=tokens, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    moved = seen[1] - seen[0]
+    # bf16 keeps 8 bits: 1 added to a large activation can be off by a few percent of that activation.
+    slack = 0.02 * (1.0 + float(seen[0].abs().max()))
+    if float((moved - 1.0).abs().max()) > slack:
+        raise EditError(
+            f"in {name} the output of {down_name} is not added to the residual stream as it is "
+            f"(adding 1 moved the block's output by {float(moved.mean()):.3g}); this family is not supported"
+        )
+    return kinds[0]

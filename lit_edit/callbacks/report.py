@@ -1,0 +1,121 @@
+"""The table at the end of a run, with the protocol of every number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lit_edit.callbacks.drift import SpectralDrift
+from lit_edit.callbacks.immediate import ImmediateScores
+from lit_edit.journal import finite
+from lit_edit.store import write_atomically
+
+
+class Report(Callback):
+    """Collects what the validations measured; :meth:`table` and ``summary.json`` compare the start with the end.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.rows: list[dict[str, Any]] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Keep the numbers of this validation."""
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        kept = {name: value for name, value in found.items() if name.startswith(("edit/before/", "edit/so_far/", "probe/"))}
+        row = {"edits": pl_module.edits, "batches": trainer.global_step, "scores": kept}
+        if self.rows and self.rows[-1]["batches"] == row["batches"]:
+            self.rows.pop()
+        self.rows.append(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far, so that a resumed run still knows where it began."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the rows."""
+        self.rows = list(state_dict["rows"])
+
+    def summary(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
+        """Everything the table shows, as plain JSON."""
+        immediate = next((c for c in trainer.callbacks if isinstance(c, ImmediateScores)), None)
+        drifting = next((c for c in trainer.callbacks if isinstance(c, SpectralDrift)), None)
+        stream = trainer.datamodule  # type: ignore[attr-defined]
+        first, last = (self.rows[0], self.rows[-1]) if self.rows else ({"scores": {}}, {"scores": {}})
+        return {
+            "model": pl_module.pretrained,
+            "weights": pl_module.weights_hash,
+            "editor": type(pl_module.editor).__name__,
+            "guards": [type(guard).__name__ for guard in pl_module.guards],
+            "layers": list(pl_module.layers),
+            "batch_size": stream.batch_size,
+            "edits": pl_module.edits,
+            "requests": pl_module.position,
+            "rows_set_aside": len(stream.set_aside),
+            "review": stream.review,
+            "before": first["scores"],
+            "after": last["scores"],
+            "immediate": {} if immediate is None else {n: float(v) for n, v in immediate.stream.compute().items()},
+            "drift": {} if drifting is None else drifting.last,
+            "validations": self.rows,
+        }
+
+    def write(self, trainer: L.Trainer, pl_module: Any) -> str:
+        """Write ``summary.json`` and return the table."""
+        summary = self.summary(trainer, pl_module)
+        write_atomically(self.folder / "summary.json", json.dumps(finite(summary), indent=1).encode())
+        return self.table(summary)
+
+    @staticmethod
+    def table(summary: dict[str, Any]) -> str:
+        """A plain-text table of a summary."""
+        guards = " + ".join(summary["guards"]) or "no guard"
+        head = (
+            f"{summary['edits']} edits in batches of {summary['batch_size']}, {summary['editor']} + {guards}, "
+            f"layers {', '.join(map(str, summary['layers']))}, {summary['model']}"
+        )
+        lines = []
+        for name, value in summary["immediate"].items():
+            _, protocol, metric, scoring, decoding = name.split("/")
+            lines.append((metric, protocol, f"{scoring}, {_plain(decoding)}", "", _number(value)))
+        for name, after in summary["after"].items():
+            before = summary["before"].get(name.replace("edit/so_far/", "edit/before/"))
+            kind, *parts = name.split("/")
+            if kind == "edit":
+                metric, protocol, scoring = parts[1], _plain(parts[0]), parts[2:]
+            else:
+                metric, protocol, scoring = f"probe {_plain(parts[0])}", "at the end", parts[1:]
+            lines.append((metric, protocol, ", ".join(_plain(part) for part in scoring), _number(before), _number(after)))
+        for measure in ("relative_norm", "ls", "ss", "triple_drift", "protected_share"):
+            values = [v for name, v in summary["drift"].items() if name.startswith(f"drift/{measure}/")]
+            if values:
+                start = {"relative_norm": "1", "ls": "1", "ss": "1"}.get(measure, "0")
+                worst = min(values) if measure in ("ls", "ss") else max(values)
+                lines.append((_plain(measure), "at the end", "weights, worst layer", start, _number(worst)))
+        titles = ("measure", "protocol", "scoring", "before", "after")
+        widths = [max(len(line[i]) for line in (titles, *lines)) for i in range(5)]
+        rule = "-" * (sum(widths) + 8)
+        rows = ["  ".join((*(line[i].ljust(widths[i]) for i in range(3)), *(line[i].rjust(widths[i]) for i in (3, 4)))) for line in lines]
+        top = "  ".join((*(titles[i].ljust(widths[i]) for i in range(3)), *(titles[i].rjust(widths[i]) for i in (3, 4))))
+        foot = (
+            "immediate: each batch right after it was written, mean over the stream; so far: every edit made "
+            f"(at most {summary['review']}, evenly spread) on the last weights; before: the same edits, unedited model."
+        )
+        return "\n".join((head, rule, top, rule, *rows, rule, foot))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").replace("teacher forced", "teacher-forced")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if abs(value) < 1000 and (abs(value) >= 0.0005 or value == 0) else f"{value:.3g}"

@@ -1,0 +1,203 @@
+"""The command line: a LightningCLI whose model edits and whose data are facts."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+import lit_edit.corpus
+import lit_edit.editors
+import lit_edit.guards
+import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
+from lit_edit.callbacks import EditProgressBar, ImmediateScores, JournalKeeper, Report, SpectralDrift
+from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.data import EditStream
+from lit_edit.errors import EditError
+from lit_edit.module import ContinualEditor
+
+DESCRIPTION = """Continual knowledge editing of language models.
+
+lit-edit fit --config configs/quickstart.yaml          edit a stream of facts
+lit-edit validate --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt
+                                                       score a finished run again
+lit-edit verify DIR                                    replay recorded numbers of reference implementations
+lit-edit pretrain --config configs/pretrain_world.yaml train the embedded model anew"""
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
+
+    def error(self, message: str = "", ex: Exception | None = None) -> Any:
+        """Leave with exit code 2."""
+        causes = [ex, getattr(ex, "__cause__", None), getattr(ex, "__context__", None)]
+        ours = next((str(cause) for cause in causes if isinstance(cause, EditError)), None)
+        text = ours or re.sub(r"\s+", " ", str(message or ex)).strip()
+        raise EditError(text)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration to ``config.yaml`` in the run folder, and to TensorBoard's Text tab."""
+
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """See the class; scoring a finished run leaves the run's own configuration alone."""
+        path = Path(trainer.default_root_dir, "config.yaml")
+        if stage != "fit" and path.exists():
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        path.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+
+
+class EditCLI(LightningCLI):
+    """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; everything a run writes is in ``--run_dir``."""
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            ContinualEditor,
+            EditStream,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 1,  # one epoch is one stream
+                "devices": 1,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # it would shuffle the stream
+                "log_every_n_steps": 1,
+                "check_val_every_n_epoch": None,  # val_check_interval counts batches
+                "val_check_interval": 5,
+            },
+            parser_kwargs={"description": DESCRIPTION, "default_env": True, "env_prefix": "LIT_EDIT"},
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's parser with one-sentence errors."""
+        kwargs.setdefault("dump_header", ["lit_edit"])
+        parser = _Parser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options that belong to a run rather than to model, data or trainer."""
+        parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
+        parser.add_argument("--baseline", type=bool, default=True, help="score the unedited model first")
+        parser.add_lightning_class_args(SpectralDrift, "drift")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "batch-{step}",
+                "checkpoint.every_n_train_steps": 10,
+                "checkpoint.save_last": True,
+                "checkpoint.save_on_exception": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own, ``trainer.fit`` and so on."""
+        return LightningCLI.subcommands()
+
+    def _parse_ckpt_path(self) -> None:
+        """Do not merge a checkpoint's hyper-parameters over the command line: what the user says counts."""
+
+    # ------------------------------------------------------------------------------------------------ building the run
+
+    def _chosen(self, key: str) -> Any:
+        return self._get(self.config, key)
+
+    def before_instantiate_classes(self) -> None:
+        """Fix the run folder before anything is built."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        folder = Path(config["run_dir"])
+        if self.subcommand in (None, "fit") and not config.get("ckpt_path"):
+            folder = _unused(folder)
+        _check_writable(folder)
+        config["run_dir"] = str(folder)
+        config["trainer"]["default_root_dir"] = str(folder)
+        if config["checkpoint"]["dirpath"] is None:
+            config["checkpoint"]["dirpath"] = str(folder / "checkpoints")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Add loggers, the safe checkpoint format and the project's callbacks, unless the user brought their own."""
+        folder = str(self._chosen("run_dir"))
+        given = self._get(self.config_init, "trainer", default={})
+        if given.get("logger") is None:
+            kwargs["logger"] = [
+                TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False),
+                CSVLogger(folder, name="", version="csv"),
+            ]
+        kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
+        callbacks = list(given.get("callbacks") or [])
+        callbacks += [JournalKeeper(folder), ImmediateScores(), Report(folder)]
+        if given.get("enable_progress_bar") is not False:
+            callbacks.append(EditProgressBar())
+        kwargs["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    # ------------------------------------------------------------------------------------------------ around the verbs
+
+    def _report(self) -> Report:
+        return next(callback for callback in self.trainer.callbacks if isinstance(callback, Report))
+
+    def before_fit(self) -> None:
+        """Score the unedited model, at step 0."""
+        if self._chosen("baseline") and not self._chosen("ckpt_path"):
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+
+    def after_fit(self) -> None:
+        """Score the edited model, save it, and print the table."""
+        if self.trainer.interrupted:
+            return
+        report = self._report()
+        if not report.rows or report.rows[-1]["batches"] != self.trainer.global_step:
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        print(f"\n{report.write(self.trainer, self.model)}")
+        folder = self._chosen("run_dir")
+        print(f"Everything of this run is in {folder}; look at it with: tensorboard --logdir {folder}")
+
+    def after_predict(self) -> None:
+        """Nothing is lost: answers go to the run folder too (see the ``predictions`` callback)."""
+
+
+def _unused(folder: Path) -> Path:
+    """The folder itself, or the next free sibling where a run has already been."""
+    if not (folder / "journal.jsonl").exists():
+        return folder
+    number = 2
+    while (folder.parent / f"{folder.name}-{number}").exists():
+        number += 1
+    new = folder.parent / f"{folder.name}-{number}"
+    print(f"{folder} holds an earlier run, which stays; this one goes to {new} (to go on with it, add --ckpt_path last)", file=sys.stderr)
+    return new
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise an :class:`EditError` unless the run folder can be made and written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EditError(f"the run folder {folder} cannot be written to ({error.strerror}); choose another with --run_dir") from None
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    # Facts about this project that Lightning warns of: a frozen model is in eval mode, text loaders need no workers.
+    warnings.filterwarnings("ignore", message=".*in eval mode.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    EditCLI(args)

@@ -1,0 +1,65 @@
+"""The plain schema for one's own facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from lit_edit.data.reader import Reader, as_text, identifier, lookup, optional_text, template, text, texts
+from lit_edit.errors import MalformedRecord
+from lit_edit.request import EditRequest
+
+
+class JsonLines(Reader):
+    """Plain records ``{"prompt": ..., "subject": ..., "target": ...}``, one to a line.
+
+    The prompt marks the subject with ``{}`` or simply contains it; in the latter case its last occurrence is the place
+    of the edit. Optional fields: ``target_true``, ``paraphrases`` (texts), ``neighbourhood`` (pairs of a prompt and the
+    answer that must survive), ``case_id`` and ``relation``.
+    """
+
+    schema: ClassVar[str] = "plain (prompt, subject, target)"
+
+    @classmethod
+    def recognises(cls, row: Mapping[str, Any]) -> bool:
+        """A row with at least two of the three names: a missing one is the row's mistake, not another schema."""
+        return len({"prompt", "subject", "target"} & set(row)) >= 2
+
+    def request(self, row: Mapping[str, Any], source: str, index: int) -> EditRequest:
+        """Read one row; see :meth:`Reader.request`."""
+        subject = text(row, "subject", "the entity that the fact is about")
+        prompt = text(row, "prompt", "the statement to complete, with the subject or '{}' in it")
+        return EditRequest(
+            prompt=template(prompt, subject),
+            subject=subject,
+            target_new=text(row, "target", "the answer to write"),
+            target_true=optional_text(row, "target_true", "the answer that the unedited model gives"),
+            paraphrases=texts(row, "paraphrases", "the same question in other words"),
+            neighbourhood=pairs(row, "neighbourhood"),
+            case_id=identifier(row, index),
+            relation=optional_text(row, "relation", "the relation's identifier"),
+            source=source,
+        )
+
+
+def pairs(row: Mapping[str, Any], path: str) -> tuple[tuple[str, str], ...]:
+    """A list of ``[prompt, answer]``; absent or null is the empty tuple.
+
+    Raises:
+        MalformedRecord: if it is anything else; the item is named ``path[0]``.
+    """
+    value = lookup(row, path)
+    if value in (None, ""):
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise MalformedRecord(path, f"holds {value!r}; it is a list of pairs [prompt, answer]")
+    for i, item in enumerate(value):
+        if not isinstance(item, (list, tuple)) or len(item) != 2:
+            raise MalformedRecord(f"{path}[{i}]", f"holds {item!r}; it is a pair [prompt, answer]")
+    return tuple(
+        (
+            as_text(prompt, f"{path}[{i}][0]", "a prompt about something else"),
+            as_text(answer, f"{path}[{i}][1]", "the answer that must survive"),
+        )
+        for i, (prompt, answer) in enumerate(value)
+    )

@@ -1,0 +1,24 @@
+"""The one exception a user is meant to read."""
+
+from __future__ import annotations
+
+
+class EditError(ValueError):
+    """A mistake the user can repair, told in one sentence: what was found, where, and what would be right.
+
+    The command line prints the sentence and leaves with exit code 2; Python callers catch it like any ``ValueError``.
+    """
+
+
+class MalformedRecord(EditError):
+    """One row of an edit set that cannot be used; the stream sets it aside and goes on.
+
+    Args:
+        field: name of the field that is wrong, as the user's file spells it.
+        reason: what was found and what would be right.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"field {field!r}: {reason}")
+        self.field = field
+        self.reason = reason

@@ -1,0 +1,160 @@
+"""Partial forward passes: stop early, start late, read inside, and score only where it matters. All exact.
+
+Legend: B = rows, T = positions, D = hidden size, P = picked positions.
+
+Blocks are never called directly: masks, rotary embeddings, sliding windows, the final norm and the head stay the model's
+own. What is not needed is replaced for the time of one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_edit.anatomy import Anatomy, hidden_of
+
+
+class _Stop(Exception):
+    """Raised inside a hook to leave a forward pass that has delivered everything it was run for."""
+
+
+@contextmanager
+def reading(
+    module: nn.Module, on_input: Callable[[Tensor], None] | None, on_output: Callable[[Tensor], None] | None
+) -> Iterator[None]:
+    """Show a module's input or output (hidden states only) to a function during the ``with`` block."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if on_input is not None:
+            on_input(args[0] if args else next(iter(kwargs.values())))
+        if on_output is not None:
+            on_output(hidden_of(output))
+
+    handle = module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def starting_after(anatomy: Anatomy, layer: int, hidden_BTD: Tensor) -> Iterator[None]:
+    """Make forward passes in the ``with`` block start from stored hidden states.
+
+    Args:
+        anatomy: the model.
+        layer: the block whose *output* is given; blocks up to and including it do not run. -1 changes nothing.
+        hidden_BTD: that output, ``[rows, positions, hidden]``, for the same token ids that the model is called with.
+    """
+    wrapped = anatomy.blocks[: layer + 1]
+
+    def give(value: Tensor) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (value,) if anatomy.tuple_output else value
+
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        value = args[0] if args else kwargs["hidden_states"]
+        return (value,) if anatomy.tuple_output else value
+
+    before = [block.__dict__.get("forward") for block in wrapped]
+    try:
+        for index, block in enumerate(wrapped):
+            block.forward = give(hidden_BTD) if index == layer else passing  # type: ignore[method-assign]
+        yield
+    finally:
+        for block, forward in zip(wrapped, before, strict=True):
+            # The instance attribute hides the class's method; deleting it gives the method back.
+            del block.forward
+            if forward is not None:
+                block.forward = forward  # type: ignore[method-assign]
+
+
+def run_until(anatomy: Anatomy, module: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """Run the model on ``inputs`` and leave as soon as ``module`` has delivered its output."""
+
+    def stop(*_: Any) -> None:
+        raise _Stop
+
+    handle = module.register_forward_hook(stop)
+    try:
+        anatomy.model(**inputs, use_cache=False)
+    except _Stop:
+        pass
+    finally:
+        handle.remove()
+
+
+def block_outputs(anatomy: Anatomy, inputs: dict[str, Tensor], layer: int) -> Tensor:
+    """Output of a block, ``[rows, positions, hidden]``, running no further than that block."""
+    kept: list[Tensor] = []
+    with reading(anatomy.blocks[layer], None, kept.append):
+        run_until(anatomy, anatomy.blocks[layer], inputs)
+    return kept[0]
+
+
+def logits_at(anatomy: Anatomy, inputs: dict[str, Tensor], rows_P: Tensor, columns_P: Tensor) -> Tensor:
+    """Logits at picked positions only, ``[picked, vocabulary]``, in float32, through the model's own head.
+
+    The head sees just the picked hidden states, so soft-capping, scaling and biases stay the model's own while a 150k
+    vocabulary is never spread over every position.
+
+    Args:
+        anatomy: the model.
+        inputs: what the model is called with.
+        rows_P: row of each picked position.
+        columns_P: column of each picked position.
+    """
+
+    def pick(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows_P, columns_P][None], *args[1:])
+
+    handle = anatomy.head.register_forward_pre_hook(pick)
+    try:
+        output = anatomy.model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    return output.logits[0].float()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients inside the block; modes and flags as before after it."""
+    modes = {module: module.training for module in model.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval()
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+
+
+def measured(anatomy: Anatomy, inputs: dict[str, Tensor], columns_B: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]:
+    """Block outputs at one position per row, ``{layer: [rows, hidden]}`` in float32, stopping after the last layer.
+
+    Args:
+        anatomy: the model.
+        inputs: right-padded rows.
+        columns_B: position per row.
+        layers: blocks to read.
+    """
+    rows = torch.arange(len(columns_B), device=columns_B.device)
+    kept: dict[int, Tensor] = {}
+
+    def keeper(layer: int) -> Callable[[Tensor], None]:
+        def keep(hidden: Tensor) -> None:
+            kept[layer] = hidden[rows, columns_B].float()
+
+        return keep
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(reading(anatomy.blocks[layer], None, keeper(layer)))
+        run_until(anatomy, anatomy.blocks[max(layers)], inputs)
+    return kept

@@ -1,0 +1,82 @@
+"""Which model is edited, and whether a checkpoint belongs to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_edit.errors import EditError
+
+
+def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """Load a Hugging Face causal language model and its tokenizer.
+
+    Args:
+        pretrained: folder or hub id.
+        revision: revision of a hub id.
+        dtype: dtype of the weights; never left to the checkpoint.
+
+    Raises:
+        EditError: if there is none under that name, or it is not a causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    looks_like_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
+    folder = Path(pretrained).expanduser()
+    if looks_like_path and not folder.exists() and "/" in pretrained:
+        raise EditError(f"there is no model folder {pretrained}; --model.pretrained takes a folder with config.json or a hub id")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise EditError(f"the folder {pretrained} holds no config.json; --model.pretrained takes a saved Hugging Face model")
+    name: str | Path = folder if folder.exists() else pretrained
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise EditError(f"no model {pretrained!r} was found, neither as a folder nor on the hub ({_first(error)})") from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, dtype=dtype)
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise EditError(f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder") from None
+        raise EditError(f"the model {pretrained} cannot be loaded: {_first(error)}") from None
+    except Exception as error:  # truncated or damaged weight files raise errors of many libraries
+        raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {_first(error)}") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception as error:
+        raise EditError(f"the tokenizer of {pretrained} cannot be loaded: {_first(error)}") from None
+    return model, tokenizer
+
+
+def _first(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def check_identity(checkpoint: dict[str, Any], expected: dict[str, Any], tensors: set[str]) -> dict[str, Any]:
+    """The project's part of a checkpoint, once it is sure to belong to this run.
+
+    Args:
+        checkpoint: as loaded.
+        expected: what this run would write.
+        tensors: names that its ``state_dict`` must hold.
+
+    Raises:
+        EditError: naming the first thing that differs.
+    """
+    state = checkpoint.get("lit_edit")
+    if not isinstance(state, dict):
+        raise EditError("the checkpoint was not written by lit_edit; it holds no 'lit_edit' entry")
+    for key, wanted in expected.items():
+        # Where the model lies may change between machines; what it is, may not: the hash of its weights decides.
+        if key in ("pretrained", "revision"):
+            continue
+        if state.get(key) != wanted:
+            what = {"weights": "other original weights", "format": "another format"}.get(key, f"another {key}")
+            raise EditError(f"the checkpoint belongs to {what}: {state.get(key)} instead of {wanted} (model {state.get('pretrained')})")
+    missing = sorted(tensors - set(checkpoint.get("state_dict", {})))
+    if missing:
+        raise EditError(f"the checkpoint is incomplete: it lacks {missing[0]}")
+    return state

@@ -1,0 +1,110 @@
+"""What the edited layers read at the subject (keys) and what comes out of the target layer there (values).
+
+Legend: N = requests, R = rows (1 + contexts per request), I = d_in, D = hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_edit.anatomy import Anatomy
+from lit_edit.forward import measured, reading, run_until, starting_after
+from lit_edit.prompts import EditRows, right_pad
+
+
+class KeyPass:
+    r"""One incremental pass over a batch: reads layer after layer while the caller edits in between.
+
+    A key is the input of the down-projection at the subject's last token, averaged as half the bare prompt and half the mean
+    over the contexts: :math:`k = \frac12 k_{\text{bare}} + \frac{1}{2J}\sum_j k_j` (the released MEMIT code; not the uniform
+    mean over ``J + 1`` rows). Rows end at the subject's last token, since nothing behind it can reach it, and blocks below
+    the previous edited layer are not run again.
+
+    Args:
+        anatomy: the model.
+        requests: rows of every request of the batch.
+        pad: token id for padding.
+        requests_at_once: requests per forward pass.
+    """
+
+    def __init__(self, anatomy: Anatomy, requests: Sequence[EditRows], pad: int, requests_at_once: int = 32) -> None:
+        self.anatomy = anatomy
+        self._chunks = [
+            _Chunk(anatomy, requests[at : at + requests_at_once], pad) for at in range(0, len(requests), requests_at_once)
+        ]
+
+    @torch.no_grad()
+    def keys(self, layer: int) -> Tensor:
+        """Keys of a layer, ``[n, d_in]`` float32. Layers must be asked for in ascending order."""
+        return torch.cat([chunk.keys(layer) for chunk in self._chunks])
+
+    @torch.no_grad()
+    def values(self, layer: int) -> Tensor:
+        """Output of block ``layer`` at the subject of the bare prompts, ``[n, d_model]`` float32, with the weights as they are."""
+        return torch.cat([chunk.values(layer) for chunk in self._chunks])
+
+    def written(self) -> Tensor:
+        """Output of the down-projection, bare prompts, as of the last call of :meth:`keys`: ``[n, d_model]`` float32."""
+        return torch.cat([chunk.written for chunk in self._chunks])
+
+
+class _Chunk:
+    """The requests of one forward pass, and the hidden states that the next one starts from."""
+
+    written: Tensor
+
+    def __init__(self, anatomy: Anatomy, requests: Sequence[EditRows], pad: int) -> None:
+        self.anatomy = anatomy
+        device = anatomy.device
+        rows = [(owner, row) for owner, request in enumerate(requests) for row in request.reading]
+        self.count = len(requests)
+        self.inputs = right_pad([row.ids for _, row in rows], pad, device)
+        self.subject_R = torch.tensor([row.subject for _, row in rows], device=device)
+        self.owner_R = torch.tensor([owner for owner, _ in rows], device=device)
+        weights, bare = [], []
+        for request in requests:
+            contexts = len(request.rewriting) - 1
+            bare.append(len(weights))
+            weights += [0.5, *([0.5 / contexts] * contexts)] if contexts else [1.0]
+        self.weight_R = torch.tensor(weights, device=device)
+        self.bare_N = torch.tensor(bare, device=device)
+        self.layer = -1
+        self.hidden: Tensor | None = None  # output of block `layer`, all rows
+
+    def keys(self, layer: int) -> Tensor:
+        rows = torch.arange(len(self.subject_R), device=self.subject_R.device)
+        kept: list[Tensor] = []
+        entrance: list[Tensor] = []
+        output: list[Tensor] = []
+        down = self.anatomy.down(layer)
+        start = self.layer if self.hidden is not None else -1
+        with reading(down, lambda x: kept.append(x[rows, self.subject_R].float()), output.append):
+            if layer > 0:
+                with reading(self.anatomy.blocks[layer - 1], None, entrance.append):
+                    self._run(down, start)
+            else:
+                self._run(down, start)
+        if layer > 0:
+            self.layer, self.hidden = layer - 1, entrance[0]
+        self.written = output[0][self.bare_N, self.subject_R[self.bare_N]].float()
+        keys = torch.zeros(self.count, kept[0].shape[1], device=kept[0].device)
+        return keys.index_add(0, self.owner_R, kept[0] * self.weight_R[:, None])
+
+    def _run(self, until: torch.nn.Module, start: int) -> None:
+        if start < 0:
+            run_until(self.anatomy, until, self.inputs)
+            return
+        assert self.hidden is not None
+        with starting_after(self.anatomy, start, self.hidden):
+            run_until(self.anatomy, until, self.inputs)
+
+    def values(self, layer: int) -> Tensor:
+        inputs = {name: value[self.bare_N] for name, value in self.inputs.items()}
+        columns = self.subject_R[self.bare_N]
+        if self.hidden is None:
+            return measured(self.anatomy, inputs, columns, (layer,))[layer]
+        with starting_after(self.anatomy, self.layer, self.hidden[self.bare_N]):
+            return measured(self.anatomy, inputs, columns, (layer,))[layer]

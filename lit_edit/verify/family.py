@@ -1,0 +1,214 @@
+"""What the replays of all editors of the MEMIT family share: targets, then layer after layer keys, residuals, delta, write.
+
+Legend: N = requests, I = d_in, O = d_out; recorded matrices have requests as columns, the library has them as rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_edit.delta import Delta
+from lit_edit.editors import Editor
+from lit_edit.errors import EditError
+from lit_edit.keys import KeyPass
+from lit_edit.targets import Step, TargetOptions, optimise
+from lit_edit.verify import moments
+from lit_edit.verify.recording import Recording, TensorFile
+from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Tally, Tolerance, tolerance
+
+_LOSSES = ("total", "nll", "kl", "decay", "probability")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One recorded sequence and everything needed to replay it."""
+
+    name: str
+    recording: Recording
+    file: TensorFile
+    layers: tuple[int, ...]
+    options: TargetOptions
+    make: Callable[[float], Editor]
+    """The editor, given the weight of the second moments."""
+
+    @classmethod
+    def of(cls, recording: Recording, name: str, make: Callable[[float], Editor]) -> Method | None:
+        """Read layers and hyper-parameters; ``None`` where the method was not recorded."""
+        file = recording.tensors(name)
+        if file is None:
+            return None
+        said = recording.options(name)
+        try:
+            options = TargetOptions(
+                steps=said["v_num_grad_steps"],
+                lr=said["v_lr"],
+                clamp=said["clamp_norm_factor"],
+                weight_decay=said["v_weight_decay"],
+                kl_factor=said["kl_factor"],
+            )
+            layers = recording.anatomy.check_layers(said["layers"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EditError(f"{recording.folder / 'meta.json'} is incomplete: hyper_parameters/{name} lacks {error}") from error
+        return cls(name, recording, file, layers, options, make)
+
+    def editor(self) -> tuple[Editor, bool]:
+        """A fresh editor prepared on the original weights, and whether the recorded second moments went into it."""
+        editor = self.make(self.recording.want(f"hyper_parameters/{self.name}/mom2_update_weight", float))
+        found, were_recorded = moments.recorded(self.recording, self.layers)
+        for layer in self.layers:
+            editor.allocate(layer, self.recording.anatomy.d_model, self.recording.anatomy.d_inner)
+            editor.prepare(layer, self.recording.original[layer], found[layer])
+        return editor, were_recorded
+
+    @property
+    def batches(self) -> range:
+        """Indices of the batches that were edited."""
+        return range(len(self.recording.batches))
+
+
+@torch.no_grad()
+def solved(method: Method, editor: Editor) -> Iterator[tuple[int, int, Delta]]:
+    """``(batch, layer, delta)`` of the closed form on recorded keys and residuals; ends where they end."""
+    o, i = method.recording.anatomy.d_model, method.recording.anatomy.d_inner
+    for batch in method.batches:
+        n = len(method.recording.batches[batch])
+        names = [f"batch{batch}/layer{layer}/{what}" for layer in method.layers for what in ("keys", "resid")]
+        if any(name not in method.file for name in names):
+            return
+        for layer in method.layers:
+            keys = method.file.matrix(f"batch{batch}/layer{layer}/keys", i, n).T
+            residuals = method.file.matrix(f"batch{batch}/layer{layer}/resid", o, n).T
+            yield batch, layer, editor.solve(layer, keys, residuals)
+            editor.remember(layer, keys)
+
+
+def weights_after(method: Method, editor: Editor) -> Iterator[tuple[int, int, Delta, Tensor]]:
+    """As :func:`solved`, with the weight after the batch: recorded where it was, else original plus all deltas so far."""
+    weights = {layer: method.recording.original[layer].clone() for layer in method.layers}
+    for batch, layer, delta in solved(method, editor):
+        weights[layer] += delta.dense().float()
+        yield batch, layer, delta, weights[layer]
+
+
+def closed_form(method: Method, tally: Tally, editor: Editor, label: str, delta_key: str, exact_moments: bool) -> None:
+    """Deltas, their norms and the weights they lead to, recomputed from recorded keys, residuals and second moments.
+
+    Args:
+        method: the recorded sequence.
+        tally: where comparisons go.
+        editor: a prepared editor.
+        label: what the table says about the inputs.
+        delta_key: which difference of ``meta.json`` the deltas are held to.
+        exact_moments: whether the editor holds the recorded second moments.
+    """
+    rec, name = method.recording, method.name
+    allowed = tolerance(rec, name, delta_key, CLOSED_FORM)
+    written = tolerance(rec, name, "W_after_vs_prev_plus_delta", CLOSED_FORM)
+    if not exact_moments:
+        allowed = written = Tolerance(THROUGH_MODEL, "second moments collected anew")
+    # A weight is as far off as the deltas that it is a sum of.
+    written = written if written.value >= allowed.value else Tolerance(allowed.value, allowed.origin)
+    for batch, layer, delta, weight in weights_after(method, editor):
+        at = f"batch{batch}/layer{layer}"
+        tally.tensor(method.file, f"{at}/delta", f"delta {label}", delta.dense(), allowed)
+        tally.tensor(method.file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), allowed)
+        tally.tensor(method.file, f"{at}/W_after", f"W_after {label}", weight, written)
+        tally.tensor(method.file, f"{at}/W_after_fro", f"W_after_fro {label}", weight.double().norm(), written)
+
+
+def residuals(method: Method, tally: Tally) -> None:
+    """Recorded residuals against recorded targets and values: ``(z - z_cur) / layers left``."""
+    for batch in method.batches:
+        z = method.file.get(f"batch{batch}/z")
+        for index, layer in enumerate(method.layers):
+            now = method.file.get(f"batch{batch}/layer{layer}/z_cur")
+            if z is None or now is None or z.T.shape != now.shape:
+                continue
+            ours = (z.T - now) / (len(method.layers) - index)
+            name = f"batch{batch}/layer{layer}/resid"
+            tally.tensor(method.file, name, "residuals [recorded z, z_cur]", ours, Tolerance(CLOSED_FORM, "closed form"))
+
+
+def replay(method: Method, tally: Tally, editor: Editor) -> None:
+    """The whole sequence through the model, from the original weights, nothing recorded but the second moments going in."""
+    rec, file, layers = method.recording, method.file, method.layers
+    anatomy, pad = rec.anatomy, rec.encoder.pad
+    run = f"{method.name}_float32_vs_float64_run"
+
+    def allowed(quantity: str) -> Tolerance:
+        return tolerance(rec, run, quantity, THROUGH_MODEL)
+
+    def compare(name: str, quantity: str, ours: Tensor, key: str | None = None) -> None:
+        tally.tensor(file, name, f"{quantity} [full replay]", ours, allowed(key or quantity))
+
+    rec.restore()
+    for batch, requests in enumerate(rec.batches):
+        steps: dict[int, list[tuple[Tensor, ...]]] = {}
+
+        def see(step: Step, steps: dict[int, list[tuple[Tensor, ...]]] = steps) -> None:
+            columns = torch.stack([step.total, step.nll, step.kl, step.decay, step.probability], 1)
+            for request, delta, losses in zip(step.requests.tolist(), step.delta_ND, columns, strict=True):
+                steps.setdefault(request, []).append((delta, losses))
+
+        targets = optimise(anatomy, requests, layers[-1], method.options, pad, see)
+        for request, seen in steps.items():
+            deltas, losses = (torch.stack(part) for part in zip(*seen, strict=True))
+            _trajectory(tally, file, f"batch{batch}/req{request}", deltas, losses, allowed)
+        compare(f"batch{batch}/z", "z", targets.values_ND)
+        at_subject = KeyPass(anatomy, requests, pad)
+        for index, layer in enumerate(layers):
+            at = f"batch{batch}/layer{layer}"
+            keys, now = at_subject.keys(layer), at_subject.values(layers[-1])
+            rest = (targets.values_ND - now) / (len(layers) - index)
+            delta = editor.solve(layer, keys, rest)
+            dense = delta.dense()
+            weight = anatomy.weight(layer)
+            weight += dense.float()
+            editor.remember(layer, keys)
+            compare(f"{at}/keys", "keys", keys.T)
+            compare(f"{at}/z_cur", "z_cur", now.T)
+            compare(f"{at}/resid", "residuals", rest.T)
+            compare(f"{at}/delta", "delta", dense)
+            compare(f"{at}/delta_fro", "delta_fro", delta.norm(), "delta")
+            compare(f"{at}/W_after", "W_after", weight)
+            compare(f"{at}/W_after_fro", "W_after_fro", weight.double().norm(), "W_after")
+        compare(f"batch{batch}/z_reached", "z_reached", at_subject.values(layers[-1]).T)
+    rec.restore()
+
+
+def _trajectory(
+    tally: Tally, file: TensorFile, at: str, deltas: Tensor, losses: Tensor, allowed: Callable[[str], Tolerance]
+) -> None:
+    """Optimised changes step by step (a step that is zero on both sides agrees), and the terms of the loss."""
+    recorded = file.get(f"{at}/delta_traj")
+    if recorded is not None:
+        file.compared.add(f"{at}/delta_traj")
+        if recorded.shape != deltas.shape:
+            tally.add("delta_traj, steps between [full replay]", float("inf"), allowed(""), f"{at}/delta_traj")
+        else:
+            last = len(deltas) - 1
+            for index, (ours, theirs) in enumerate(zip(deltas, recorded, strict=True)):
+                which, key = ("steps between", "")
+                if index <= 1:
+                    which, key = "steps 0 and 1", "delta_traj_step1"
+                elif index == last:
+                    which, key = "last step", "delta_traj_last_step"
+                error = float((ours.double() - theirs.double()).norm()) / (float(theirs.double().norm()) or 1.0)
+                tally.add(f"delta_traj, {which} [full replay]", error, allowed(key), f"{at}/delta_traj[{index}]")
+    recorded = file.get(f"{at}/loss_traj")
+    if recorded is None:
+        return
+    file.compared.add(f"{at}/loss_traj")
+    if recorded.shape != losses.shape:
+        tally.add("loss_traj, total [full replay]", float("inf"), allowed(""), f"{at}/loss_traj")
+        return
+    # Float32 log-probabilities leave an absolute error in each term, also in one that is almost nothing.
+    floor = 1e-3 * float(recorded[:, 0].double().norm())
+    for column, term in enumerate(_LOSSES):
+        ours, theirs = losses[:, column].double(), recorded[:, column].double()
+        error = float((ours - theirs).norm()) / max(float(theirs.norm()), floor if column else 0.0)
+        tally.add(f"loss_traj, {term} [full replay]", error, allowed(""), f"{at}/loss_traj")

@@ -1,0 +1,118 @@
+"""Documents -> tensors, and the attention masks that pre-training uses.
+
+Shapes: B rows, T tokens per row. Several documents share a row but never see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_edit.world.text import Document
+
+CONTEXT_WEIGHT = 0.1
+"""Loss weight of tokens that are neither a value nor an answer: they teach fluency, but are mostly unpredictable."""
+
+
+def pack(documents: Sequence[Document], tokenizer: Any, length: int, hidden: float, rng: Random) -> dict[str, Tensor]:
+    """Rows of ``length`` tokens, first fit.
+
+    Args:
+        hidden: share of documents for which attention to names is restricted, see :func:`masks`.
+
+    Returns:
+        All ``[B, T]``: ``ids``; ``positions`` (from 0 in every document); ``document`` (number in the row, -1 is
+        padding); ``mention`` (number of the mention of a person in the row from 1, 0 elsewhere); ``person`` (index at
+        the last token of a mention, -1 elsewhere); ``weight`` (of the token as a label); ``hidden`` (1 where the
+        document has restricted attention).
+    """
+    coded = [_encode(document, tokenizer, rng) for document in documents]
+    rows: list[list[dict[str, list[int | float]]]] = []
+    room: list[int] = []
+    for piece in coded:
+        size = len(piece["ids"])
+        place = next((i for i, left in enumerate(room) if left >= size), None)
+        if place is None:
+            if size > length:
+                raise ValueError(f"a document has {size} tokens, a row holds {length}; raise row_length")
+            rows.append([])
+            room.append(length)
+            place = len(rows) - 1
+        rows[place].append(piece)
+        room[place] -= size
+    shape = (len(rows), length)
+    out = {key: torch.zeros(shape, dtype=torch.long) for key in ("positions", "mention", "hidden")}
+    out["ids"] = torch.full(shape, tokenizer.pad_token_id)
+    out["document"] = torch.full(shape, -1)
+    out["person"] = torch.full(shape, -1)
+    out["weight"] = torch.zeros(shape)
+    for b, row in enumerate(rows):
+        start = mentions = 0
+        for number, piece in enumerate(row):
+            stop = start + len(piece["ids"])
+            at = slice(start, stop)
+            out["ids"][b, at] = torch.tensor(piece["ids"])
+            out["positions"][b, at] = torch.arange(stop - start)
+            out["document"][b, at] = number
+            mention = torch.tensor(piece["mention"])
+            out["mention"][b, at] = torch.where(mention > 0, mention + mentions, 0)
+            mentions += int(mention.max())
+            out["person"][b, at] = torch.tensor(piece["person"])
+            out["weight"][b, at] = torch.tensor(piece["weight"])
+            out["hidden"][b, at] = int(rng.random() < hidden)
+            start = stop
+    return out
+
+
+def _encode(document: Document, tokenizer: Any, rng: Random, opened: float = 0.2) -> dict[str, list[int | float]]:
+    """Token ids and per-token marks of one document; a share ``opened`` begins with the end-of-text token."""
+    coded = tokenizer(document.text, return_offsets_mapping=True)
+    offsets = coded["offset_mapping"]
+    answers = {end for _, end in document.answers}
+    mention, person, weight = [], [], []
+    for start, end in offsets:
+        inside = next((n for n, (a, b, _) in enumerate(document.names, 1) if start >= a and end <= b), 0)
+        last = inside and end == document.names[inside - 1][1]
+        mention.append(inside)
+        person.append(document.names[inside - 1][2] if last else -1)
+        weight.append(document.weight if end in answers else CONTEXT_WEIGHT)
+    weight[0] = 0.0  # nothing stands before the first token
+    ids = [*coded["input_ids"], tokenizer.eos_token_id]
+    mention, person, weight = [*mention, 0], [*person, -1], [*weight, CONTEXT_WEIGHT]
+    if rng.random() < opened:
+        ids, mention, person, weight = [tokenizer.bos_token_id, *ids], [0, *mention], [-1, *person], [0.0, *weight]
+    return {"ids": ids, "mention": mention, "person": person, "weight": weight}
+
+
+def masks(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which token may look at which: ``(early, late)``, both additive ``[B, 1, T, T]``.
+
+    Both are causal within a document. In documents marked ``hidden``, a name sees only itself, and other tokens see
+    nothing of a name in ``early`` blocks and only its last token in ``late`` blocks. All that is known about a person
+    must then be looked up at the last token of the name during the early blocks. Large models end up there by
+    themselves; a small one would otherwise read both names wherever it needs them.
+    """
+    document, mention, person = batch["document"], batch["mention"], batch["person"]
+    size = document.shape[1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=document.device).tril()
+    plain_BTT = causal & (document[:, :, None] == document[:, None, :])
+    same_BTT = mention[:, :, None] == mention[:, None, :]
+    asker_B1 = mention[:, :, None] > 0
+    free_BTT = batch["hidden"][:, :, None] == 0
+    unnamed_BT = mention == 0
+    early = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, unnamed_BT[:, None, :]))
+    late = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, (unnamed_BT | (person >= 0))[:, None, :]))
+    return tuple(torch.zeros(m.shape).masked_fill_(~m, torch.finfo(torch.float32).min)[:, None] for m in (early, late))
+
+
+def labels_and_weights(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Next tokens and their weights, both ``[B, T]``; weight 0 across documents and on padding."""
+    ids, document = batch["ids"], batch["document"]
+    labels = ids.roll(-1, 1)
+    weight = batch["weight"].roll(-1, 1) * (document.roll(-1, 1) == document) * (document >= 0)
+    weight[:, -1] = 0.0
+    return labels, weight
