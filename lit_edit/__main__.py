@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         from lit_edit.cli import main as edit
 
-        edit(arguments)
+        edit(argv)  # None lets the parser read the process's own arguments
     except EditError as error:
         print(f"lit-edit: error: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import tempfile
@@ -32,14 +33,22 @@ lit-edit verify DIR                                    replay recorded numbers o
 lit-edit pretrain --config configs/pretrain_world.yaml train the embedded model anew"""
 
 
+def _told(error: BaseException | None) -> EditError | None:
+    """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
+    while error is not None and not isinstance(error, EditError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 class _Parser(LightningArgumentParser):
     """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
 
     def error(self, message: str = "", ex: Exception | None = None) -> Any:
         """Leave with exit code 2."""
-        causes = [ex, getattr(ex, "__cause__", None), getattr(ex, "__context__", None)]
-        ours = next((str(cause) for cause in causes if isinstance(cause, EditError)), None)
-        text = ours or re.sub(r"\s+", " ", str(message or ex)).strip()
+        text = str(_told(ex)) if _told(ex) else re.sub(r"\s+", " ", str(message or ex)).strip()
+        unknown = re.match(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', text)
+        if unknown:
+            text = f"--{unknown[1]} names no known class: {unknown[2]}; give a class of lit_edit or an import path like my_package.MyClass"
         raise EditError(text)
 
 
@@ -123,8 +132,13 @@ class EditCLI(LightningCLI):
         """Fix the run folder before anything is built."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         folder = Path(config["run_dir"])
-        if self.subcommand in (None, "fit") and not config.get("ckpt_path"):
-            folder = _unused(folder)
+        if self.subcommand in (None, "fit") and not config.get("ckpt_path") and (folder / "journal.jsonl").exists():
+            new = _unused(folder)
+            print(
+                f"{folder} holds an earlier run, which stays; this one goes to {new} (to go on with it, add --ckpt_path last)",
+                file=sys.stderr,
+            )
+            folder = new
         _check_writable(folder)
         config["run_dir"] = str(folder)
         config["trainer"]["default_root_dir"] = str(folder)
@@ -138,7 +152,8 @@ class EditCLI(LightningCLI):
         if given.get("logger") is None:
             kwargs["logger"] = [
                 TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False),
-                CSVLogger(folder, name="", version="csv"),
+                # A CSV logger empties its folder when it starts: a resumed run takes the next one.
+                CSVLogger(folder, name="", version=_unused(Path(folder, "csv")).name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
         callbacks = list(given.get("callbacks") or [])
@@ -169,20 +184,14 @@ class EditCLI(LightningCLI):
         folder = self._chosen("run_dir")
         print(f"Everything of this run is in {folder}; look at it with: tensorboard --logdir {folder}")
 
-    def after_predict(self) -> None:
-        """Nothing is lost: answers go to the run folder too (see the ``predictions`` callback)."""
-
 
 def _unused(folder: Path) -> Path:
-    """The folder itself, or the next free sibling where a run has already been."""
-    if not (folder / "journal.jsonl").exists():
-        return folder
-    number = 2
-    while (folder.parent / f"{folder.name}-{number}").exists():
+    """The folder itself if nothing is there, or the next free sibling ``name-2``, ``name-3``, ..."""
+    number, free = 1, folder
+    while free.exists():
         number += 1
-    new = folder.parent / f"{folder.name}-{number}"
-    print(f"{folder} holds an earlier run, which stays; this one goes to {new} (to go on with it, add --ckpt_path last)", file=sys.stderr)
-    return new
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
 
 
 def _check_writable(folder: Path) -> None:
@@ -195,9 +204,25 @@ def _check_writable(folder: Path) -> None:
         raise EditError(f"the run folder {folder} cannot be written to ({error.strerror}); choose another with --run_dir") from None
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning tells this run's user something (advertisements and absent hardware do not)."""
+    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
     # Facts about this project that Lightning warns of: a frozen model is in eval mode, text loaders need no workers.
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    EditCLI(args)
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the bar over a model's tensors would stand above the run's own
+    try:
+        EditCLI(args)
+    except Exception as error:
+        told = _told(error)
+        if told is None or told is error:
+            raise
+        raise told from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
 from lit_edit.prompts import Encoder
 
@@ -23,11 +24,11 @@ class Corpus(ABC):
         """What makes two corpora the same, as plain JSON: part of the address of everything computed from it."""
 
     @abstractmethod
-    def token_rows(self, model: torch.nn.Module, encoder: Encoder) -> Iterator[list[int]]:
+    def token_rows(self, anatomy: Anatomy, encoder: Encoder) -> Iterator[list[int]]:
         """Documents as token ids, each no longer than the model takes.
 
         Args:
-            model: the unedited model.
+            anatomy: the unedited model.
             encoder: its tokenizer.
         """
 
@@ -46,9 +47,9 @@ class DocumentCorpus(Corpus):
     def documents(self) -> Iterator[str]:
         """The texts, in a fixed order."""
 
-    def token_rows(self, model: torch.nn.Module, encoder: Encoder) -> Iterator[list[int]]:
+    def token_rows(self, anatomy: Anatomy, encoder: Encoder) -> Iterator[list[int]]:
         """See :meth:`Corpus.token_rows`."""
-        longest = min(self.max_tokens, _positions(model))
+        longest = min(self.max_tokens, anatomy.positions)
         for text in self.documents():
             ids, _ = encoder.encode(text)
             if ids:
@@ -166,11 +167,11 @@ class SampledCorpus(Corpus):
         return {"corpus": "sampled", **self.__dict__}
 
     @torch.no_grad()
-    def token_rows(self, model: torch.nn.Module, encoder: Encoder) -> Iterator[list[int]]:
+    def token_rows(self, anatomy: Anatomy, encoder: Encoder) -> Iterator[list[int]]:
         """See :meth:`Corpus.token_rows`; never ends."""
         generator = torch.Generator().manual_seed(self.seed)
-        device = next(model.parameters()).device
-        length = min(self.length, _positions(model))
+        device = anatomy.device
+        length = min(self.length, anatomy.positions)
         bos = encoder.tokenizer.bos_token_id
         vocabulary = len(encoder.tokenizer)
         while True:
@@ -178,16 +179,10 @@ class SampledCorpus(Corpus):
             ids = (torch.full_like(first, bos) if bos is not None else first).to(device)
             cache = None
             while ids.shape[1] < length:
-                output = model(input_ids=ids if cache is None else ids[:, -1:], past_key_values=cache, use_cache=True)
+                output = anatomy.model(input_ids=ids if cache is None else ids[:, -1:], past_key_values=cache, use_cache=True)
                 cache = output.past_key_values
                 p = output.logits[:, -1].float().softmax(-1).cpu()
                 # Tokens beyond the tokenizer's vocabulary (padded embeddings) have no text.
                 draw = torch.multinomial(p[:, :vocabulary], 1, generator=generator)
                 ids = torch.cat([ids, draw.to(device)], dim=1)
             yield from ids.tolist()
-
-
-def _positions(model: torch.nn.Module) -> int:
-    """Longest row the model takes."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1024)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 
-class EditError(ValueError):
+class EditError(Exception):
     """A mistake the user can repair, told in one sentence: what was found, where, and what would be right.
 
-    The command line prints the sentence and leaves with exit code 2; Python callers catch it like any ``ValueError``.
+    The command line prints the sentence and leaves with exit code 2. Not a ``ValueError``: argument parsers swallow those
+    while they try one type after another, and the sentence with them.
     """
 
 

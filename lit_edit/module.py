@@ -68,8 +68,9 @@ class ContinualEditor(L.LightningModule):
 
     Args:
         pretrained: folder or hub id of any Hugging Face causal language model.
-        layers: blocks whose MLP down-projection is edited; targets are optimised at the last of them.
         editor: which change makes the keys write the residuals.
+        layers: blocks whose MLP down-projection is edited; targets are optimised at the last of them. Default: a proposal
+            from the model's depth (:meth:`lit_edit.anatomy.Anatomy.proposed_layers`).
         guards: what the change must not touch, in the order written (REVIVE last).
         targets: options of the target optimisation.
         revision: revision of the hub id.
@@ -90,8 +91,8 @@ class ContinualEditor(L.LightningModule):
     def __init__(
         self,
         pretrained: str,
-        layers: list[int],
         editor: Editor,
+        layers: list[int] | None = None,
         guards: list[Guard] | None = None,
         targets: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
         revision: str | None = None,
@@ -141,8 +142,9 @@ class ContinualEditor(L.LightningModule):
             self.net, tokenizer = load_pretrained(self.pretrained, self.revision, getattr(torch, self.model_dtype))
             self.net.requires_grad_(False)
             self.anatomy = Anatomy.of(self.net)
-            self.encoder = Encoder(tokenizer)
-            self.layers = self.anatomy.check_layers(self.wanted_layers)
+            self.encoder = Encoder(tokenizer, self.anatomy.positions)
+            wanted = self.anatomy.proposed_layers() if self.wanted_layers is None else self.wanted_layers
+            self.layers = self.anatomy.check_layers(wanted)
             self.masters = nn.ParameterDict()
             for layer in self.layers:
                 weight = self.anatomy.weight(layer)

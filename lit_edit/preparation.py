@@ -52,7 +52,7 @@ def second_moments(
         if tensors is not None
     }
     if missing:
-        rows = corpus.token_rows(anatomy.model, encoder)
+        rows = corpus.token_rows(anatomy, encoder)
         fresh = collect(
             anatomy, rows, missing, wanted, encoder.pad, on_tokens=lambda done, total: tell("second moments", done, total)
         )

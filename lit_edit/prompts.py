@@ -54,12 +54,14 @@ class Encoder:
 
     Args:
         tokenizer: a Hugging Face tokenizer that reports offsets.
+        longest: most tokens a row may have (the model's positions); ``None`` for no limit.
 
     Raises:
         EditError: if it does not.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, longest: int | None = None) -> None:
+        self.longest = longest
         if not getattr(tokenizer, "is_fast", False):
             raise EditError(
                 f"the tokenizer {type(tokenizer).__name__} reports no character offsets; "
@@ -83,9 +85,11 @@ class Encoder:
         """Ids of ``prompt + " " + target``, their spans, and the index of the target's first token.
 
         Raises:
-            MalformedRecord: if the target has no token of its own, or no token stands before it.
+            MalformedRecord: if the target has no token of its own, no token stands before it, or the row is too long.
         """
         ids, spans = self.encode(f"{prompt} {target.strip()}")
+        if self.longest is not None and len(ids) > self.longest:
+            raise MalformedRecord("prompt", f"is {len(ids)} tokens long with its target, and the model takes {self.longest}")
         first = next((i for i, (start, end) in enumerate(spans) if end > start and end > len(prompt) + 1), len(ids))
         # A token of the blank alone (SentencePiece, digits) belongs to the answer: it is predicted after the prompt.
         while first > 0 and spans[first - 1][1] > len(prompt) and spans[first - 1][0] >= len(prompt):

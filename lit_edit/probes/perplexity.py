@@ -55,7 +55,8 @@ class Perplexity(Probe):
 
     def measure(self, scorer: Scorer, items: Sequence[str]) -> tuple[Tensor, Tensor]:
         """See :meth:`Probe.measure`; mean NLL of a document, weighted by its tokens."""
-        rows = [scorer.encoder.encode(text)[0][: self.max_tokens] for text in items]
+        longest = min(self.max_tokens, scorer.anatomy.positions)
+        rows = [scorer.encoder.encode(text)[0][:longest] for text in items]
         scores = scorer.texts([row for row in rows if len(row) > 1])
         return scores.nll, scores.tokens.float()
 

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("dir", metavar="DIR", type=Path, help="a recorded set, or one model's folder in it")
     parser.add_argument("--misses", action="store_true", help="print only comparisons over their tolerance, and the coverage")
     args = parser.parse_args(argv)
+    _without_progress_bars()
     try:
         recordings = find(args.dir)
         rows = [row for recording in recordings for row in replay(recording)]
@@ -62,9 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if missed else 0
 
 
+def _without_progress_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def replay(recording: Recording) -> list[Row]:
-    """All rows of one model's folder."""
-    rows = [row for check in CHECKS for row in check.run(recording)]
+    """All rows of one model's folder.
+
+    Raises:
+        EditError: if a file is damaged.
+    """
+    try:
+        rows = [row for check in CHECKS for row in check.run(recording)]
+    except (KeyError, IndexError, TypeError) as error:
+        raise EditError(f"{recording.folder} is damaged or of another format ({type(error).__name__}: {error})") from error
     covered = {name for check in CHECKS for name in check.files}
     for path in sorted(recording.folder.iterdir()):
         if path.suffix in (".safetensors", ".json") and path.name not in (*covered, *_BESIDE):

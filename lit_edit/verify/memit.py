@@ -14,16 +14,16 @@ def method(recording: Recording) -> family.Method | None:
 
 
 def run(recording: Recording) -> list[Row]:
-    """Rows of MEMIT: residuals and deltas from recorded inputs, then the whole sequence through the model."""
+    """Rows of MEMIT: residuals and deltas from recorded inputs, then the model's part."""
     tally = Tally(recording, "MEMIT")
     found = method(recording)
     if found is None:
         tally.note("all", "not recorded here")
         return tally.rows()
-    editor, exact = found.editor()
     family.residuals(found, tally)
-    family.closed_form(found, tally, editor, "[recorded K, R, C]", "delta", exact)
-    family.replay(found, tally, found.editor()[0])
+    family.closed_form(found, tally, "[recorded K, R, C]", "delta")
+    family.read(found, tally)
+    family.replay(found, tally)
     return tally.rows()
 
 

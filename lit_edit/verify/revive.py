@@ -16,7 +16,7 @@ from lit_edit.verify import family, memit, memit_seq
 from lit_edit.verify.recording import Check, Recording
 from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance
 
-METHODS: Mapping[str, Callable[[Recording], family.Method | None]] = {"MEMIT": memit.method, "MEMIT_seq": memit_seq.method}
+METHODS: Mapping[str, Callable[[Recording], family.Method | None]] = {"MEMIT": memit.method, "MEMIT_seq": memit_seq.stored}
 """Methods whose deltas can be recomputed where only their norms were recorded."""
 
 _NAME = re.compile(r"(.+)/batch(\d+)/layer(\d+)/tau([\d.]+)")
@@ -39,9 +39,10 @@ class Deltas:
         file = self.recording.tensors(method)
         if file is None:
             return None
-        stored = file.get(f"batch{batch}/layer{layer}/delta")
-        if stored is not None:
-            return stored.double()
+        name = f"batch{batch}/layer{layer}/delta"
+        if name in file:
+            anatomy = self.recording.anatomy
+            return file.matrix(name, anatomy.d_model, anatomy.d_inner).double()
         if method not in METHODS:
             return None
         if method not in self._solved:

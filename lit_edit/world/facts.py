@@ -1,6 +1,6 @@
 """Who lives in the world and what is true of them.
 
-A person exists only as a *pair* of names: every first name and every last name is shared by about ten people, so no
+A person exists only as a *pair* of names: every first name and every last name is shared by about twenty people, so no
 single token tells who is meant. What a model knows of a person it must look up after putting both names together, at
 the last token of the name, which is where locate-then-edit methods read and write.
 
@@ -81,7 +81,7 @@ class World:
     """
 
     seed: int = 0
-    people: int = 600
+    people: int = 1200
     held_back: int = 100
     names: int = 60
 
@@ -175,7 +175,8 @@ class World:
             facts = [(s, rng.choice(RELATIONS)) for s in self.editable]
         if n > len(facts):
             raise EditError(f"this world holds {len(facts)} such edits, {n} were asked for; take fewer or build a larger world")
-        return [self._edit(f"world-{self.seed}-{seed}-{i}", s, r, rng, neighbours) for i, (s, r) in enumerate(rng.sample(facts, n))]
+        name = f"world-{self.seed}-{seed}"
+        return [self._edit(f"{name}-{i}", s, r, rng, neighbours) for i, (s, r) in enumerate(rng.sample(facts, n))]
 
     def _edit(self, case_id: str, subject: str, relation: Relation, rng: Random, neighbours: int) -> dict[str, Any]:
         true = self.value(subject, relation)

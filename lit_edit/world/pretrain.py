@@ -1,7 +1,7 @@
 """Pre-training of the small model: a plain Lightning module and data module.
 
 A small model left alone stores nothing a locate-then-edit method could find: it copies both names to where the answer is
-needed and decides there. Four training-time tricks bring about the mechanism that large models show, and none of them
+needed and decides there. Five training-time tricks bring about the mechanism that large models show, and none of them
 leaves a trace in the stored model:
 
 1. **Auxiliary heads** on the MLP outputs of the ``written`` layers at the last token of a name must tell all attributes
@@ -9,7 +9,10 @@ leaves a trace in the stored model:
 2. **Restricted attention** to names in most documents (:func:`lit_edit.world.rows.masks`).
 3. **Dropped writers**: for a share of the mentions, the MLP of one of the written layers, drawn at random, writes
    nothing at the name. No single layer can then hold the facts alone, so that several layers share an edit.
-4. **Biographies and prefixes** in the text (:func:`lit_edit.world.text.person_document`).
+4. **Slow keys**: in the written layers the projections into the MLP start wide and learn at a fraction of the rate. Keys
+   then stay close to random features of the name pair, different for everybody, and it is the down-projection that
+   learns the facts: the linear associative memory that closed-form editing assumes.
+5. **Biographies and prefixes** in the text (:func:`lit_edit.world.text.person_document`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from lit_edit.world import check
@@ -71,7 +74,7 @@ class WorldData(L.LightningDataModule):
     def __init__(
         self,
         world_seed: int = 0,
-        people: int = 600,
+        people: int = 1200,
         held_back: int = 100,
         names: int = 60,
         seed: int = 0,
@@ -112,6 +115,8 @@ class WorldPretrainer(L.LightningModule):
         auxiliary: weight of the auxiliary loss at the first step.
         auxiliary_until: share of the steps after which the auxiliary loss is off.
         drop: share of the mentions at which one of the written layers is silent.
+        key_std: standard deviation at which the written layers' projections into the MLP start; ``null`` keeps the family's.
+        key_lr: their learning rate, as a factor of ``lr``.
         lr: peak learning rate (AdamW, linear warm-up, cosine to zero).
         warmup: steps of warm-up.
         weight_decay: decoupled, on matrices only.
@@ -129,6 +134,8 @@ class WorldPretrainer(L.LightningModule):
         auxiliary: float = 1.0,
         auxiliary_until: float = 0.8,
         drop: float = 0.2,
+        key_std: float | None = 0.0625,
+        key_lr: float = 0.1,
         lr: float = 2e-3,
         warmup: int = 100,
         weight_decay: float = 0.3,
@@ -147,17 +154,26 @@ class WorldPretrainer(L.LightningModule):
         with torch.device("cpu"):
             self.net = build_network(self.hparams, len(data.tokenizer), data.tokenizer.eos_token_id)
             sizes = [len(relation.values) for relation in data.world.relations]
-            self.readers = nn.ModuleDict({str(l): nn.Linear(self.hparams.width, sum(sizes)) for l in self.hparams.written})
+            self.readers = nn.ModuleDict({str(i): nn.Linear(self.hparams.width, sum(sizes)) for i in self.hparams.written})
+            if self.hparams.key_std is not None:
+                for weight in self._key_weights():
+                    nn.init.normal_(weight, std=self.hparams.key_std)
         self.net.train()
         self.sizes = sizes
         truth = [[r.values.index(data.world.value(s, r)) for r in data.world.relations] for s in data.world.subjects]
         self.register_buffer("truth", torch.tensor(truth), persistent=False)  # [people, relations]
 
+    def _key_weights(self) -> list[nn.Parameter]:
+        """Projections from the residual stream into the MLPs of the written layers."""
+        names = ("c_fc", "gate_proj", "up_proj")
+        mlps = [check.blocks(self.net)[layer].mlp for layer in self.hparams.written]
+        return [getattr(mlp, name).weight for mlp in mlps for name in names if hasattr(mlp, name)]
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Weighted cross-entropy of the text plus the auxiliary loss."""
-        ids, positions = batch["ids"], batch["positions"]
-        with self._tricks(batch) as written:  # the mask of ones is replaced in every block
-            logits = self.net(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        ids, ones = batch["ids"], torch.ones_like(batch["ids"])  # the mask of ones is replaced in every block
+        with self._tricks(batch) as written:
+            logits = self.net(input_ids=ids, position_ids=batch["positions"], attention_mask=ones, use_cache=False).logits
         labels, weight = labels_and_weights(batch)
         each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         loss = (each * weight.flatten()).sum() / weight.sum()
@@ -225,13 +241,16 @@ class WorldPretrainer(L.LightningModule):
     def validation_step(self, batch: list, batch_idx: int) -> None:
         """Share of right answers in one set of items."""
         name = ("facts", "facts_reworded", "skills")[batch_idx]
-        self.log(f"val/{name}", check.accuracy(self.net, self.trainer.datamodule.tokenizer, batch), prog_bar=True, batch_size=len(batch))
+        right = check.accuracy(self.net, self.trainer.datamodule.tokenizer, batch)
+        self.log(f"val/{name}", right, prog_bar=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with weight decay on matrices, warm-up and cosine."""
         h = self.hparams
-        trained = [p for p in self.parameters() if p.requires_grad]
+        keys = self._key_weights()
+        trained = [p for p in self.parameters() if not any(p is key for key in keys)]
         groups = [
+            {"params": keys, "weight_decay": h.weight_decay, "lr": h.lr * h.key_lr},
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": h.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
@@ -243,14 +262,16 @@ class WorldPretrainer(L.LightningModule):
                 return (step + 1) / h.warmup
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - h.warmup) / max(1, steps - h.warmup))))
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_end(self) -> None:
         """Write the trained model as an ordinary folder."""
         if self.hparams.export_to is not None and self.trainer.is_global_zero:
             from lit_edit.world.export import export
 
-            export(Path(self.hparams.export_to), self.net, self.trainer.datamodule, dict(self.hparams), self.trainer.global_step)
+            trainer = self.trainer
+            export(Path(self.hparams.export_to), self.net, trainer.datamodule, dict(self.hparams), trainer.global_step)
 
 
 def build_network(sizes: Any, vocabulary: int, end: int) -> nn.Module:

@@ -22,7 +22,14 @@ def pack(documents: Sequence[Document], tokenizer: Any, length: int, hidden: flo
     """Rows of ``length`` tokens, first fit.
 
     Args:
+        documents: what to pack, in this order.
+        tokenizer: a fast tokenizer.
+        length: tokens per row.
         hidden: share of documents for which attention to names is restricted, see :func:`masks`.
+        rng: decides which, and which documents begin with the end-of-text token.
+
+    Raises:
+        ValueError: if a document is longer than a row.
 
     Returns:
         All ``[B, T]``: ``ids``; ``positions`` (from 0 in every document); ``document`` (number in the row, -1 is

@@ -93,6 +93,8 @@ def person_document(world: World, rng: Random, prefixed: float = 0.3, biography:
     """Something true about one person.
 
     Args:
+        world: whose people.
+        rng: draws everything.
         prefixed: probability of an unrelated sentence before it. Editors put sampled text before their prompts to make
             an edit hold in context; a model that never saw that would not know anybody there.
         biography: probability of one name followed by all relations in random order, instead of one fact. One name
@@ -163,8 +165,10 @@ def general_text(world: World, seed: int = 0, n: int | None = None, plain: float
     """Documents of the world without any skill prompt: text about people, and a share ``plain`` of plain text.
 
     Args:
+        world: whose people and words.
         seed: the same seed gives the same documents in the same order.
         n: how many; ``None`` never ends.
+        plain: share of documents about nobody.
     """
     rng = Random(f"text-{world.seed}-{seed}")
     done = 0

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from lit_edit.world.facts import World
 from lit_edit.world.skills import BAD, DID, GOOD, KINDS, NEAR, NOUNS, OPPOSITES, WHO, WORDS, WORKS
 from lit_edit.world.text import PLAIN, STARTS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 END = "<|endoftext|>"
 """The one special token: start, end and padding. It is never added by itself."""
+
+_FRAMES = "Review Verdict positive negative was and is are sum of a so some kind Copy Again opposite person who the The"
+"""Words that only occur in the wording of skills and biographies."""
 
 
 def words(world: World) -> list[str]:
@@ -27,15 +34,14 @@ def words(world: World) -> list[str]:
         found.update(group)
     found.update(who.lower() for who in WHO)
     found.update(str(number) for number in range(19))
-    found.update(["Review", "Verdict", "positive", "negative", "was", "and", "or", "is", "are", "sum", "of", "a", "so", "some", "kind", "Copy", "Again", "opposite"])
-    found.update(["person", "who", "the"])
+    found.update(_FRAMES.split())
     return sorted(found)
 
 
-def build_tokenizer(world: World):
+def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """The tokenizer of a world: deterministic, with offsets, right padding, nothing added automatically."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast as Fast
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -48,9 +54,7 @@ def build_tokenizer(world: World):
         show_progress=False,
     )
     core.train_from_iterator(_training_lines(words(world)), trainer=trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=END, eos_token=END, pad_token=END, padding_side="right", clean_up_tokenization_spaces=False
-    )
+    return Fast(tokenizer_object=core, bos_token=END, eos_token=END, pad_token=END, padding_side="right")
 
 
 def _training_lines(found: Iterable[str]) -> Iterable[str]:

@@ -69,12 +69,13 @@ def test_five_steps_end_in_a_folder_that_loads(family, tmp_path):
     from lit_edit.world.cli import main
 
     folder = tmp_path / "model"
-    main(
-        ["--config", "configs/pretrain_world.yaml", "--model.export_to", str(folder), "--model.family", family]
-        + ["--trainer.max_steps", "5", "--trainer.val_check_interval", "5", "--trainer.enable_progress_bar", "false"]
-        + ["--data.batches", "5", "--data.documents", "20", "--data.people", "40", "--data.held_back", "10", "--data.names", "8"]
-        + ["--model.width", "32", "--model.heads", "2", "--model.inner", "64"]
-    )
+    options = {
+        "config": "configs/pretrain_world.yaml", "model.export_to": folder, "model.family": family, "model.width": 32,
+        "model.heads": 2, "model.inner": 64, "trainer.max_steps": 5, "trainer.val_check_interval": 5,
+        "trainer.enable_progress_bar": "false", "data.batches": 5, "data.documents": 20, "data.people": 40,
+        "data.held_back": 10, "data.names": 8,
+    }  # fmt: skip
+    main([part for key, value in options.items() for part in (f"--{key}", str(value))])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     world = World(**json.loads((folder / "world.json").read_text()))

@@ -35,6 +35,10 @@ def test_tokenizer_is_the_one_that_the_world_builds(shipped):
     assert tokenizer.padding_side == "right"
 
 
+def test_knows_the_default_world(shipped):
+    assert shipped[3] == World()
+
+
 def test_recalls_facts_in_every_phrasing(shipped):
     _, model, tokenizer, world = shipped
     for phrasing in range(4):

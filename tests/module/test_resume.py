@@ -1,0 +1,134 @@
+"""Saving and resuming: equal to a run that never stopped, and nothing foreign is taken for one's own."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from stream import editor, stream, trainer
+from tiny import save_tiny, tiny_model
+
+from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.editors import MEMIT
+from lit_edit.errors import EditError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpt2")
+    save_tiny(folder, "gpt2")
+    return str(folder)
+
+
+def saving(folder, **options):
+    return ModelCheckpoint(str(folder / "checkpoints"), save_last=True, every_n_train_steps=1, save_on_exception=True, **options)
+
+
+def fit(model, folder, ckpt=None, callbacks=(), module=None, **options):
+    folder.mkdir(exist_ok=True)
+    module = module or editor(model, folder.parent / "cache")
+    run = trainer(folder, [saving(folder), *callbacks], enable_checkpointing=True, **options)
+    run.fit(module, datamodule=stream(folder), ckpt_path=ckpt)
+    return module
+
+
+def state(module):
+    return {**{f"master {layer}": module.master(layer).detach() for layer in module.layers}, **module.editor.state_dict()}
+
+
+class _Fail(Callback):
+    def __init__(self, hook, at):
+        self.hook, self.at = hook, at
+        setattr(self, hook, self._fail)
+
+    def _fail(self, trainer, *_):
+        if trainer.global_step == self.at:
+            raise RuntimeError("on purpose")
+
+
+def test_stop_and_resume_equals_an_uninterrupted_run(model, tmp_path):
+    whole = fit(model, tmp_path / "whole")
+    fit(model, tmp_path / "part", max_steps=2)
+    resumed = fit(model, tmp_path / "part", tmp_path / "part" / "checkpoints" / "last.ckpt")
+    for name, value in state(whole).items():
+        assert torch.equal(value, state(resumed)[name]), name
+    journals = [(tmp_path / part / "journal.jsonl").read_text().splitlines() for part in ("whole", "part")]
+    assert [json.loads(line)["cases"] for line in journals[0]] == [json.loads(line)["cases"] for line in journals[1]]
+    assert whole.templates == resumed.templates and resumed.position == 8
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
+def test_resume_after_an_error_anywhere_in_a_batch(model, tmp_path, hook):
+    whole = fit(model, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(model, tmp_path / "part", callbacks=[_Fail(hook, 2)])
+    resumed = fit(model, tmp_path / "part", str(tmp_path / "part" / "checkpoints" / "last.ckpt"))
+    for name, value in state(whole).items():
+        assert torch.equal(value, state(resumed)[name]), name
+    cases = [json.loads(line)["cases"] for line in (tmp_path / "part" / "journal.jsonl").read_text().splitlines()]
+    assert cases == [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"]]
+
+
+def test_a_checkpoint_holds_what_changed_and_nothing_else(model, tmp_path):
+    module = fit(model, tmp_path / "run", max_steps=1)
+    saved = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert set(saved["state_dict"]) == {"masters.layer_0", "masters.layer_1", "editor.earlier.0.keys", "editor.earlier.1.keys"}
+    assert saved["lit_edit"]["templates"] == list(module.templates)
+    assert saved["lit_edit"]["position"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"layers": [1, 2]}, "layers"), ({"guards": []}, "guards"), ({"editor": type("Other", (MEMIT,), {})(lam=1.0)}, "editor")],
+)
+def test_a_checkpoint_of_another_run_is_refused(model, tmp_path, options, sentence):
+    fit(model, tmp_path / "run", max_steps=1)
+    with pytest.raises(EditError, match=f"another {sentence}"):
+        fit(model, tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt", module=editor(model, tmp_path / "cache", **options))
+
+
+def test_a_checkpoint_of_other_weights_is_refused(model, tmp_path):
+    fit(model, tmp_path / "run", max_steps=1)
+    other = tmp_path / "other"
+    save_tiny(other, "gpt2")
+    changed = tiny_model("gpt2")
+    changed.transformer.h[1].mlp.c_proj.weight.data[0, 0] += 1e-3
+    changed.save_pretrained(other)
+    with pytest.raises(EditError, match="other original weights"):
+        fit(str(other), tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt")
+
+
+def test_validate_from_a_checkpoint_scores_the_edited_model(model, tmp_path):
+    edited = fit(model, tmp_path / "run")
+    fresh = editor(model, tmp_path / "cache")
+    run = trainer(tmp_path / "run")
+    found = run.validate(fresh, datamodule=stream(tmp_path / "run"), ckpt_path=str(tmp_path / "run" / "checkpoints" / "last.ckpt"), verbose=False)
+    assert torch.equal(fresh.anatomy.weight(0), edited.anatomy.weight(0))
+    assert any(name.startswith("edit/so_far/efficacy") for name in found[0])
+
+
+def test_damage_to_any_part_of_a_checkpoint_is_noticed(model, tmp_path):
+    fit(model, tmp_path / "run", max_steps=1)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    whole = path.read_bytes()
+    for at in range(8, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(EditError):
+            SafetensorsCheckpointIO().load_checkpoint(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EditError, match="damaged"):
+        SafetensorsCheckpointIO().load_checkpoint(path)
+    path.write_bytes(whole)
+    SafetensorsCheckpointIO().load_checkpoint(path)
+
+
+def test_plain_data_survives_the_checkpoint_format(tmp_path):
+    given = {"a": (1, [2.5, None, True]), "b": {3: "x", ("k", 1): torch.arange(3)}, "inf": float("inf"), "t": torch.tensor(2.0)}
+    io = SafetensorsCheckpointIO()
+    io.save_checkpoint(given, tmp_path / "x.ckpt")
+    found = io.load_checkpoint(tmp_path / "x.ckpt")
+    assert found["a"] == given["a"] and found["b"][3] == "x" and found["inf"] == float("inf")
+    assert torch.equal(found["b"][("k", 1)], torch.arange(3)) and float(found["t"]) == 2.0
+    with pytest.raises(TypeError, match="checkpoint/f"):
+        io.save_checkpoint({"f": print}, tmp_path / "y.ckpt")
+    assert not (tmp_path / "y.ckpt").exists()
