@@ -15,7 +15,7 @@ from lit_edit.errors import EditError
 
 # Path of the down-projection inside a block, for families whose layout is known. Anything else is found by looking.
 _KNOWN_DOWN = ("mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.down_proj", "mlp.fc2", "fc2", "feed_forward.w2")
-_FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm", "embedding_norm")
+_FINAL_NORMS = ("ln_f", "norm", "norm_f", "final_layer_norm", "final_layernorm", "embedding_norm")
 
 
 def is_transposed(module: nn.Module) -> bool:

@@ -18,21 +18,23 @@ import lit_edit.corpus
 import lit_edit.editors
 import lit_edit.guards
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
-from lit_edit.callbacks import EditProgressBar, ImmediateScores, JournalKeeper, Report, SpectralDrift
+from lit_edit.callbacks import EditProgressBar, ImmediateScores, JournalKeeper, Predictions, Report, SpectralDrift
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.module import ContinualEditor
 
-DESCRIPTION = """Continual knowledge editing of language models.
-
-lit-edit fit --config configs/quickstart.yaml          edit a stream of facts
-lit-edit validate --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt
-                                                       score a finished run again
-lit-edit verify DIR                                    replay recorded numbers of reference implementations
-lit-edit pretrain --config configs/pretrain_world.yaml train the embedded model anew"""
-
-
+DESCRIPTION = (
+    "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
+    "(--ckpt_path), predict writes down what the model says. Two more verbs have options of their own: 'lit-edit verify DIR' "
+    "replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded model anew."
+)
+VERBS = {
+    "fit": "Edit a stream of facts, batch after batch.",
+    "validate": "Score the edits that a run has made so far, and the probes.",
+    "test": "Score all edits of the stream, made or not, and the probes.",
+    "predict": "Write down what the model answers to every edit prompt.",
+}
 def _told(error: BaseException | None) -> EditError | None:
     """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
     while error is not None and not isinstance(error, EditError):
@@ -86,7 +88,7 @@ class EditCLI(LightningCLI):
                 "check_val_every_n_epoch": None,  # val_check_interval counts batches
                 "val_check_interval": 5,
             },
-            parser_kwargs={"description": DESCRIPTION, "default_env": True, "env_prefix": "LIT_EDIT"},
+            parser_kwargs={"description": DESCRIPTION, **{verb: {"description": text} for verb, text in VERBS.items()}},
             auto_configure_optimizers=False,
             args=args,
             run=run,
@@ -157,7 +159,7 @@ class EditCLI(LightningCLI):
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
         callbacks = list(given.get("callbacks") or [])
-        callbacks += [JournalKeeper(folder), ImmediateScores(), Report(folder)]
+        callbacks += [JournalKeeper(folder), ImmediateScores(), Report(folder), Predictions(folder)]
         if given.get("enable_progress_bar") is not False:
             callbacks.append(EditProgressBar())
         kwargs["callbacks"] = callbacks

@@ -1,6 +1,6 @@
 """What the edited layers read at the subject (keys) and what comes out of the target layer there (values).
 
-Legend: N = requests, R = rows (1 + contexts per request), I = d_in, D = hidden size.
+Legend: N = requests, R = rows (1 + contexts per request), U = distinct rows, I = d_in, D = hidden size.
 """
 
 from __future__ import annotations
@@ -61,8 +61,12 @@ class _Chunk:
         device = anatomy.device
         rows = [(owner, row) for owner, request in enumerate(requests) for row in request.reading]
         self.count = len(requests)
-        self.inputs = right_pad([row.ids for _, row in rows], pad, device)
-        self.subject_R = torch.tensor([row.subject for _, row in rows], device=device)
+        # Requests about one subject share rows. Each distinct row runs once: it is less work, and equal keys come out equal
+        # to the last bit (two rows of one matrix product may not), which ill-conditioned statistics would blow up.
+        distinct: dict[tuple[int, ...], int] = {}
+        self.row_R = torch.tensor([distinct.setdefault(row.ids, len(distinct)) for _, row in rows], device=device)
+        self.inputs = right_pad(list(distinct), pad, device)
+        self.subject_U = torch.tensor([len(ids) - 1 for ids in distinct], device=device)
         self.owner_R = torch.tensor([owner for owner, _ in rows], device=device)
         weights, bare = [], []
         for request in requests:
@@ -70,18 +74,23 @@ class _Chunk:
             bare.append(len(weights))
             weights += [0.5, *([0.5 / contexts] * contexts)] if contexts else [1.0]
         self.weight_R = torch.tensor(weights, device=device)
-        self.bare_N = torch.tensor(bare, device=device)
+        self.bare_N = self.row_R[torch.tensor(bare, device=device)]
         self.layer = -1
-        self.hidden: Tensor | None = None  # output of block `layer`, all rows
+        self.hidden: Tensor | None = None  # output of block `layer`, distinct rows
 
     def keys(self, layer: int) -> Tensor:
-        rows = torch.arange(len(self.subject_R), device=self.subject_R.device)
+        rows = torch.arange(len(self.subject_U), device=self.subject_U.device)
+        shape = self.inputs["input_ids"].shape  # some families (OPT) flatten rows and positions before the MLP
         kept: list[Tensor] = []
         entrance: list[Tensor] = []
         output: list[Tensor] = []
         down = self.anatomy.down(layer)
         start = self.layer if self.hidden is not None else -1
-        with reading(down, lambda x: kept.append(x[rows, self.subject_R].float()), output.append):
+
+        def keep(x: Tensor) -> None:
+            kept.append(x.reshape(*shape, -1)[rows, self.subject_U].float())
+
+        with reading(down, keep, output.append):
             if layer > 0:
                 with reading(self.anatomy.blocks[layer - 1], None, entrance.append):
                     self._run(down, start)
@@ -89,9 +98,9 @@ class _Chunk:
                 self._run(down, start)
         if layer > 0:
             self.layer, self.hidden = layer - 1, entrance[0]
-        self.written = output[0][self.bare_N, self.subject_R[self.bare_N]].float()
+        self.written = output[0].reshape(*shape, -1)[self.bare_N, self.subject_U[self.bare_N]].float()
         keys = torch.zeros(self.count, kept[0].shape[1], device=kept[0].device)
-        return keys.index_add(0, self.owner_R, kept[0] * self.weight_R[:, None])
+        return keys.index_add(0, self.owner_R, kept[0][self.row_R] * self.weight_R[:, None])
 
     def _run(self, until: torch.nn.Module, start: int) -> None:
         if start < 0:
@@ -103,7 +112,7 @@ class _Chunk:
 
     def values(self, layer: int) -> Tensor:
         inputs = {name: value[self.bare_N] for name, value in self.inputs.items()}
-        columns = self.subject_R[self.bare_N]
+        columns = self.subject_U[self.bare_N]
         if self.hidden is None:
             return measured(self.anatomy, inputs, columns, (layer,))[layer]
         with starting_after(self.anatomy, self.layer, self.hidden[self.bare_N]):

@@ -92,7 +92,7 @@ def collect(
         mask = inputs["attention_mask"].bool()
         with ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(reading(anatomy.down(layer), lambda x, s=sums[layer]: s.add(x[mask]), None))  # type: ignore[misc]
+                stack.enter_context(reading(anatomy.down(layer), _adder(sums[layer], mask), None))
             run_until(anatomy, last, inputs)
         seen += int(mask.sum())
         if on_tokens is not None:
@@ -105,6 +105,14 @@ def collect(
                 f"the second moment of layer {layer} is not finite; the model overflows in this dtype on the corpus"
             )
     return {layer: total.result() for layer, total in sums.items()}
+
+
+def _adder(total: MomentSum, mask_BT: Tensor) -> Callable[[Tensor], None]:
+    def add(keys: Tensor) -> None:
+        # Some families (OPT) flatten rows and positions before the MLP.
+        total.add(keys.reshape(*mask_BT.shape, -1)[mask_BT])
+
+    return add
 
 
 def _batches(rows: Iterable[Sequence[int]], tokens: int, tokens_at_once: int) -> Iterator[list[Sequence[int]]]:

@@ -91,11 +91,11 @@ class Encoder:
         if self.longest is not None and len(ids) > self.longest:
             raise MalformedRecord("prompt", f"is {len(ids)} tokens long with its target, and the model takes {self.longest}")
         first = next((i for i, (start, end) in enumerate(spans) if end > start and end > len(prompt) + 1), len(ids))
+        if first == len(ids):
+            raise MalformedRecord("target_new", f"{target!r} has no token of its own after {prompt!r}")
         # A token of the blank alone (SentencePiece, digits) belongs to the answer: it is predicted after the prompt.
         while first > 0 and spans[first - 1][1] > len(prompt) and spans[first - 1][0] >= len(prompt):
             first -= 1
-        if first == len(ids):
-            raise MalformedRecord("target_new", f"{target!r} has no token of its own after {prompt!r}")
         if first == 0:
             raise MalformedRecord("prompt", f"{prompt!r} gives no token before the answer {target!r}")
         return ids, spans, first

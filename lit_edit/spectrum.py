@@ -51,7 +51,8 @@ def decompose(weight_OI: Tensor) -> Spectrum:
 
     One ``[m, m]`` symmetric eigenproblem (m = min(d_out, d_in)) instead of a rectangular SVD: 1e12 instead of 1e13
     operations for a 4096 x 14336 matrix. Dominant directions, which is what the guards need, come out at full float64
-    accuracy; singular values below ``1e-8 * sigma_max`` are noise, and their vectors on the longer side are set to zero.
+    accuracy; singular values below ``1e-7 * sigma_max`` are noise of the squaring: they are
+    set to zero, and so are their vectors on the longer side.
 
     Args:
         weight_OI: ``[d_out, d_in]``, any floating dtype.
@@ -62,7 +63,8 @@ def decompose(weight_OI: Tensor) -> Spectrum:
     values, vectors = torch.linalg.eigh(short_first @ short_first.T)
     sigma = values.flip(0).clamp_min(0).sqrt()
     short = vectors.flip(1)
-    reliable = sigma > 1e-8 * sigma[0]
+    reliable = sigma > 1e-7 * sigma[0]
+    sigma = torch.where(reliable, sigma, torch.zeros_like(sigma))
     # Safe divisor: the vectors of unreliable values are zeroed right after.
     long = (short_first.T @ short) / torch.where(reliable, sigma, torch.ones_like(sigma))
     long = torch.where(reliable, long, torch.zeros_like(long))

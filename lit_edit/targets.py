@@ -192,6 +192,7 @@ def _optimise_some(
             kl = options.kl_factor * log_kl(problem.initial_KV)
             decay = options.weight_decay * current.norm(dim=1) / z0_norm[problem.requests_N].square()
             total = nll + kl + decay
+            loss = total.sum()  # summed, not averaged: every request keeps the gradient it has alone
         alive = running[problem.requests_N]
         shown = [part.detach()[alive] for part in (current, total, nll, kl, decay, probability)]
         taking_part = problem.requests_N[alive]
@@ -205,7 +206,7 @@ def _optimise_some(
         if step == options.steps - 1 or not bool(running.any()):
             break
         adam.zero_grad(set_to_none=False)
-        total.sum().backward()
+        loss.backward()
         with torch.no_grad():
             before = delta.detach().clone()
             adam.step()

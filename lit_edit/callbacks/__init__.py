@@ -3,7 +3,8 @@
 from lit_edit.callbacks.drift import SpectralDrift
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.journal import JournalKeeper
+from lit_edit.callbacks.predictions import Predictions
 from lit_edit.callbacks.progress import EditProgressBar
 from lit_edit.callbacks.report import Report
 
-__all__ = ["EditProgressBar", "ImmediateScores", "JournalKeeper", "Report", "SpectralDrift"]
+__all__ = ["EditProgressBar", "ImmediateScores", "JournalKeeper", "Predictions", "Report", "SpectralDrift"]

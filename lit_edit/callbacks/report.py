@@ -85,7 +85,7 @@ class Report(Callback):
         for name, value in summary["immediate"].items():
             _, protocol, metric, scoring, decoding = name.split("/")
             lines.append((metric, protocol, f"{scoring}, {_plain(decoding)}", "", _number(value)))
-        for name, after in summary["after"].items():
+        for name, after in sorted(summary["after"].items(), key=lambda item: not item[0].startswith("edit/")):
             before = summary["before"].get(name.replace("edit/so_far/", "edit/before/"))
             kind, *parts = name.split("/")
             if kind == "edit":

@@ -22,7 +22,7 @@ FACTS = (
     ("{}, seen in", "Kyōto", "Rome"),
     ("{} is", "Zürich", "old"),
 )
-SOME = ("gpt2", "gptj", "llama", "gemma2", "gemma3_text", "mpt")
+SOME = ("gpt2", "gptj", "llama", "gemma2", "gemma3_text", "mpt", "opt")
 
 
 def rows_of(bos, contexts=CONTEXTS, facts=FACTS):

@@ -1,0 +1,259 @@
+"""The command line from end to end: verbs, models of several shapes, interrupts, mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from stream import write_facts
+from tiny import save_tiny
+
+from lit_edit.__main__ import main
+from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ["--model.targets.steps", "3", "--model.targets.contexts", "2", "--model.moment_tokens", "500", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    """Commands run as a user would run them, but with their folders and arguments in a place of their own."""
+    monkeypatch.setattr(sys, "argv", ["lit-edit"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "checkpoints").mkdir()
+    for model in (ROOT / "checkpoints").glob("world-*"):
+        (tmp_path / "checkpoints" / model.name).symlink_to(model)
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("gpt2"), "gpt2"))
+
+
+def counterfact(path: Path, count: int = 6) -> str:
+    records = [
+        {
+            "case_id": i,
+            "pararel_idx": i,
+            "requested_rewrite": {
+                "prompt": "The mother tongue of {} is",
+                "relation_id": "P103",
+                "target_new": {"str": "English", "id": "Q1"},
+                "target_true": {"str": "French", "id": "Q2"},
+                "subject": f"Danielle {name}",
+            },
+            "paraphrase_prompts": [f"Danielle {name} speaks", f"At home, Danielle {name} talks in"],
+            "neighborhood_prompts": ["The mother tongue of Leon Blum is", "Montesquieu spoke"],
+            "attribute_prompts": [],
+            "generation_prompts": [],
+        }
+        for i, name in zip(range(count), ("Darrieux", "Rome", "Kyōto", "Zürich", "Sony", "Paris"), strict=False)
+    ]
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments: str) -> int:
+    return main([*arguments])
+
+
+SHAPES = {
+    "gpt2-xl": ("gpt2", {"n_layer": 6, "n_embd": 40, "n_head": 5}),
+    "gpt-j": ("gptj", {"n_layer": 5, "n_embd": 64, "n_head": 4, "rotary_dim": 8}),
+    "llama-3": ("llama", {"num_hidden_layers": 6, "hidden_size": 64, "intermediate_size": 224, "head_dim": 16, "tie_word_embeddings": False}),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_counterfact_config_edits_models_of_every_shape(shape, tmp_path, capsys):
+    family, sizes = SHAPES[shape]
+    save_tiny(tmp_path / "model", family, bos=shape == "llama-3", **sizes)
+    path = counterfact(tmp_path / "counterfact.json")
+    code = run("fit", "--config", "configs/counterfact.yaml", "--model.pretrained", "model", "--data.path", path, "--data.batch_size", "3", *FAST)
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "6 edits in batches of 3, MEMIT + REVIVE" in printed and "success, teacher-forced" in printed
+    folder = tmp_path / "runs" / "counterfact"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["edits"] == 6 and summary["rows_set_aside"] == 0
+    numbers = [value for part in ("before", "after", "immediate", "drift") for value in summary[part].values()]
+    assert len(numbers) > 30 and all(isinstance(value, float) for value in numbers), "every number is finite"
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "config.yaml", "csv", "journal.jsonl", "summary.json", "tensorboard"}
+    assert list((folder / "tensorboard").glob("events*")) and (folder / "csv" / "metrics.csv").stat().st_size > 0
+
+
+def test_real_records_on_a_real_model(shared, tmp_path):
+    code = run(
+        "fit", "--config", "configs/counterfact.yaml", "--model.pretrained", str(shared / "models" / "stories260K"), "--data.path",
+        str(shared / "data" / "counterfact" / "counterfact_500.json"), "--data.limit", "40",
+    )  # fmt: skip
+    assert code == 0
+    summary = json.loads((tmp_path / "runs" / "counterfact" / "summary.json").read_text())
+    assert summary["edits"] == 40
+    assert all(isinstance(value, float) for part in ("before", "after", "drift") for value in summary[part].values())
+
+
+def test_quickstart_on_a_short_stream(tmp_path, capsys):
+    arguments = ["--data.source.n", "30", "--data.batch_size", "15", "--model.targets.steps", "12", "--model.moment_tokens", "5000"]
+    assert run("fit", "--config", "configs/quickstart.yaml", *arguments) == 0
+    summary = json.loads((tmp_path / "runs" / "quickstart" / "summary.json").read_text())
+    assert summary["immediate"]["edit/immediate/efficacy/success/teacher_forced"] >= 0.9
+    assert summary["before"]["edit/before/efficacy/success/teacher_forced"] <= 0.1
+    assert len([name for name in summary["after"] if name.startswith("probe/")]) == 7
+
+
+def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
+    path = counterfact(tmp_path / "counterfact.json")
+    assert run("fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, "--data.batch_size", "2", *FAST) == 0
+    after = json.loads((tmp_path / "runs" / "counterfact" / "summary.json").read_text())["after"]
+    config, checkpoint = "runs/counterfact/config.yaml", "runs/counterfact/checkpoints/last.ckpt"
+    capsys.readouterr()
+    assert run("validate", "--config", config, "--ckpt_path", checkpoint) == 0
+    table = " ".join(capsys.readouterr().out.split())
+    assert f"{after['edit/so_far/efficacy/probability/teacher_forced']:.4f}"[:5] in table
+    assert run("test", "--config", config, "--ckpt_path", checkpoint) == 0
+    assert run("predict", "--config", config, "--ckpt_path", checkpoint) == 0
+    said = [json.loads(line) for line in Path("runs/counterfact/predictions.jsonl").read_text().splitlines()]
+    assert [answer["case_id"] for answer in said] == [str(i) for i in range(6)] and all("said" in answer for answer in said)
+
+
+def test_a_second_run_takes_a_folder_of_its_own(gpt2, tmp_path, capsys):
+    path = write_facts(tmp_path / "facts.jsonl", 2)
+    for _ in range(2):
+        assert run("fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, *FAST) == 0
+    assert "holds an earlier run, which stays; this one goes to runs/counterfact-2" in capsys.readouterr().err
+    first, second = (Path("runs", name, "journal.jsonl").read_text().splitlines() for name in ("counterfact", "counterfact-2"))
+    assert len(first) == len(second) == 1
+
+
+def test_interrupt_leaves_a_checkpoint_that_resumes_to_the_same_weights(gpt2, tmp_path):
+    path = write_facts(tmp_path / "facts.jsonl", 40)
+    base = ["fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, "--data.batch_size", "2", *FAST]
+    base += ["--model.editor.init_args.history", "true", "--trainer.val_check_interval", "100", "--checkpoint.every_n_train_steps", "100"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lit_edit", *base, "--run_dir", "stopped"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    journal = Path("stopped", "journal.jsonl")
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.read_text().count("\n") >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    done = journal.read_text().count("\n")
+    assert 3 <= done < 20, "the run was to be interrupted in mid-stream"
+    assert run(*base, "--run_dir", "stopped", "--ckpt_path", "last") == 0
+    assert run(*base, "--run_dir", "whole") == 0
+    states = [SafetensorsCheckpointIO().load_checkpoint(f"{name}/checkpoints/last.ckpt")["state_dict"] for name in ("stopped", "whole")]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[1].items():
+        assert torch.equal(states[0][name], value), name
+    journals = [[json.loads(line)["cases"] for line in Path(name, "journal.jsonl").read_text().splitlines()] for name in ("stopped", "whole")]
+    assert journals[0] == journals[1] and len(journals[0]) == 20
+
+
+MISTAKES = {
+    "model folder": (["--model.pretrained", "./nowhere"], "there is no model folder ./nowhere"),
+    "model file missing": (["--model.pretrained", "empty"], "holds no config.json"),
+    "hub id": (["--model.pretrained", "nobody/nothing"], "no model 'nobody/nothing' was found"),
+    "encoder": (["--model.pretrained", "bert"], "looks ahead"),
+    "layer": (["--model.layers", "[1,77]"], "names layer 77, but the model has layers 0 to 2"),
+    "tau": (["--model.guards", "REVIVE", "--model.guards.tau", "1.5"], "tau is 1.5"),
+    "option": (["--model.colour", "red"], "--model.colour"),
+    "class": (["--model.editor", "Nonsense"], "--model.editor names no known class: Nonsense"),
+    "lambda": (["--model.editor", "MEMIT", "--model.editor.lam", "-1"], "lam is -1"),
+    "data file": (["--data.path", "none.json"], "There is no file none.json"),
+    "data truncated": (["--data.path", "cut.json"], "cut.json"),
+    "missing subject": (["--data.path", "subject.jsonl"], "subject"),
+    "empty target": (["--data.path", "target.jsonl"], "target"),
+    "read-only run folder": (["--run_dir", "file/run"], "cannot be written to"),
+    "checkpoint": (["--ckpt_path", "none.ckpt"], "there is no checkpoint"),
+    "foreign checkpoint": (["--ckpt_path", "file"], "was not written by lit_edit"),
+    "order": (["--data.order", "sideways"], "data.order"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_in_one_sentence_and_exit_code_two(mistake, gpt2, tmp_path, capsys):
+    from transformers import BertConfig, BertForMaskedLM
+
+    Path("empty").mkdir()
+    Path("file").write_text("not a folder")
+    Path("cut.json").write_text('[{"prompt": "{} is", "subj')
+    Path("subject.jsonl").write_text(json.dumps({"prompt": "{} is", "target": "big"}) + "\n")
+    Path("target.jsonl").write_text(json.dumps({"prompt": "{} is", "subject": "Rome", "target": " "}) + "\n")
+    if mistake == "encoder":
+        config = BertConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        save_tiny("bert", "gpt2")
+        BertForMaskedLM(config).save_pretrained("bert")
+    arguments, sentence = MISTAKES[mistake]
+    path = write_facts(tmp_path / "facts.jsonl", 2)
+    base = ["fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, *FAST, "--baseline", "false"]
+    assert run(*base, *arguments) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("lit-edit: error: ") and sentence in last
+    assert not Path("runs", "counterfact", "journal.jsonl").exists()
+
+
+def test_a_cache_of_other_weights_is_refused(gpt2, tmp_path, capsys):
+    path = write_facts(tmp_path / "facts.jsonl", 2)
+    base = ["fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, *FAST]
+    assert run(*base) == 0
+    for note in Path("checkpoints/cache/spectrum").glob("*.json"):
+        content = json.loads(note.read_text())
+        content["identity"]["weights"] = "0" * 64
+        note.write_text(json.dumps(content))
+    assert run(*base) == 2
+    assert "belongs to another weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.yaml") if "pretrain" not in path.name))
+def test_every_config_is_understood(config):
+    from lit_edit.cli import EditCLI
+
+    cli = EditCLI(["--config", config, "--trainer.accelerator", "cpu", "--run_dir", "built"], run=False)
+    assert cli.model.editor is not None and cli.datamodule.batch_size >= 1
+
+
+@pytest.mark.parametrize("fragment", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*/*.yaml")))
+def test_every_fragment_is_understood(fragment):
+    from lit_edit.cli import EditCLI
+
+    option = {"editors": "--model.editor", "guards": "--model.guards"}[Path(fragment).parent.name]
+    EditCLI(["--config", "configs/counterfact.yaml", option, fragment, "--trainer.accelerator", "cpu", "--run_dir", "built"], run=False)
+
+
+def test_an_editor_from_outside_is_one_class_path(gpt2, tmp_path, monkeypatch):
+    Path("mine.py").write_text(
+        "from lit_edit.editors import MEMIT\n\n\nclass Gentle(MEMIT):\n    def solve(self, layer, keys, residuals, avoid=None):\n"
+        "        return super().solve(layer, keys, residuals / 2, avoid)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = write_facts(tmp_path / "facts.jsonl", 2)
+    assert run("fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, "--model.editor", "mine.Gentle", *FAST) == 0
+    assert json.loads(Path("runs/counterfact/summary.json").read_text())["editor"] == "Gentle"
+
+
+@pytest.mark.parametrize("module", ["solver", "spectrum", "delta", "moments", "editors", "guards", "store", "request"])
+def test_pure_modules_need_torch_alone(module):
+    code = (
+        f"import sys, lit_edit, lit_edit.{module}\n"
+        "heavy = {'lightning', 'transformers', 'torchmetrics', 'datasets', 'jsonargparse', 'tensorboard'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_help_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "verify", "pretrain"))
