@@ -1,0 +1,55 @@
+"""Continual knowledge editing of language models as a PyTorch Lightning trainer.
+
+Public names load on first use, so that ``import lit_edit`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_edit.data import EditStream
+    from lit_edit.editors import MEMIT, Editor
+    from lit_edit.errors import EditError
+    from lit_edit.guards import REVIVE, Guard
+    from lit_edit.module import ContinualEditor
+    from lit_edit.request import EditBatch, EditRequest
+    from lit_edit.targets import TargetOptions
+
+_WHERE = {
+    "ContinualEditor": "lit_edit.module",
+    "EditBatch": "lit_edit.request",
+    "EditError": "lit_edit.errors",
+    "EditRequest": "lit_edit.request",
+    "EditStream": "lit_edit.data",
+    "Editor": "lit_edit.editors",
+    "Guard": "lit_edit.guards",
+    "MEMIT": "lit_edit.editors",
+    "REVIVE": "lit_edit.guards",
+    "TargetOptions": "lit_edit.targets",
+}
+
+__all__ = [
+    "MEMIT",
+    "REVIVE",
+    "ContinualEditor",
+    "EditBatch",
+    "EditError",
+    "EditRequest",
+    "EditStream",
+    "Editor",
+    "Guard",
+    "TargetOptions",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lit_edit' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -129,8 +129,8 @@ class Anatomy:
     def proposed_layers(self) -> tuple[int, ...]:
         """Blocks to edit where nobody chose any: the second eighth of the depth, at most five blocks.
 
-        For 32 blocks this is 4 to 8, the published choice for Llama-3-8B; published choices for other models (GPT-2-XL: 13 to 17
-        of 48, GPT-J: 3 to 8 of 28) lie in or right above the same range and are better than any rule.
+        For 32 blocks this is 4 to 8, the published choice for Llama-3-8B; published choices for other models (GPT-2-XL:
+        13 to 17 of 48, GPT-J: 3 to 8 of 28) lie in or right above the same range and are better than any rule.
         """
         count = len(self.blocks)
         return tuple(range(count // 8, count // 4 + 1))[-5:]
@@ -226,11 +226,16 @@ def _check_causal(model: nn.Module, name: str) -> None:
     training = model.training
     model.eval()
     try:
-        first, other = (model(input_ids=torch.tensor([[0, last]], device=device), use_cache=False).logits[0, 0] for last in (0, 1))
+        mask = torch.ones(1, 2, dtype=torch.long, device=device)
+        rows = (torch.tensor([[0, last]], device=device) for last in (0, 1))
+        first, other = (model(input_ids=row, attention_mask=mask, use_cache=False).logits[0, 0] for row in rows)
     finally:
         model.train(training)
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
-        raise EditError(f"{name} looks ahead: its first prediction depends on the token after it; editing needs a causal decoder, not an encoder")
+        raise EditError(
+            f"{name} looks ahead: its first prediction depends on the token after it; editing needs a causal decoder, "
+            "not an encoder"
+        )
 
 
 def _look(model: nn.Module, blocks: nn.ModuleList, down_name: str, after: str | None, name: str) -> bool:
@@ -238,7 +243,7 @@ def _look(model: nn.Module, blocks: nn.ModuleList, down_name: str, after: str | 
     block = blocks[0]
     source = block.get_submodule(after if after is not None else down_name)
     device = next(model.parameters()).device
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    inputs = {name: torch.full((1, 2), value, device=device) for name, value in (("input_ids", 0), ("attention_mask", 1))}
     seen: list[Tensor] = []
     kinds: list[bool] = []
 
@@ -254,9 +259,9 @@ def _look(model: nn.Module, blocks: nn.ModuleList, down_name: str, after: str | 
     handles = [block.register_forward_hook(keep)]
     try:
         with torch.no_grad():
-            model(input_ids=tokens, use_cache=False)
+            model(**inputs, use_cache=False)
             handles.append(source.register_forward_hook(nudge))
-            model(input_ids=tokens, use_cache=False)
+            model(**inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

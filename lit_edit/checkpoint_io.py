@@ -78,7 +78,9 @@ def _encode(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
         if all(isinstance(key, str) and not key.startswith("__") for key in value):
             return {key: _encode(part, f"{where}/{key}", tensors) for key, part in value.items()}
         pairs = enumerate(value.items())
-        return {"__items__": [[_encode(k, f"{where}/k{i}", tensors), _encode(v, f"{where}/v{i}", tensors)] for i, (k, v) in pairs]}
+        return {
+            "__items__": [[_encode(k, f"{where}/k{i}", tensors), _encode(v, f"{where}/v{i}", tensors)] for i, (k, v) in pairs]
+        }
     if isinstance(value, list | tuple):
         parts = [_encode(part, f"{where}/{index}", tensors) for index, part in enumerate(value)]
         return parts if isinstance(value, list) else {"__tuple__": parts}

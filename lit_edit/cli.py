@@ -35,6 +35,8 @@ VERBS = {
     "test": "Score all edits of the stream, made or not, and the probes.",
     "predict": "Write down what the model answers to every edit prompt.",
 }
+
+
 def _told(error: BaseException | None) -> EditError | None:
     """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
     while error is not None and not isinstance(error, EditError):
@@ -50,7 +52,8 @@ class _Parser(LightningArgumentParser):
         text = str(_told(ex)) if _told(ex) else re.sub(r"\s+", " ", str(message or ex)).strip()
         unknown = re.match(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', text)
         if unknown:
-            text = f"--{unknown[1]} names no known class: {unknown[2]}; give a class of lit_edit or an import path like my_package.MyClass"
+            hint = "give a class of lit_edit or an import path like my_package.MyClass"
+            text = f"--{unknown[1]} names no known class: {unknown[2]}; {hint}"
         raise EditError(text)
 
 
@@ -70,7 +73,7 @@ class _SaveConfig(SaveConfigCallback):
 
 
 class EditCLI(LightningCLI):
-    """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; everything a run writes is in ``--run_dir``."""
+    """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; a run writes to ``--run_dir``."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         super().__init__(
@@ -83,6 +86,7 @@ class EditCLI(LightningCLI):
                 "max_epochs": 1,  # one epoch is one stream
                 "devices": 1,
                 "num_sanity_val_steps": 0,
+                "enable_model_summary": False,  # nothing trains in the usual sense
                 "use_distributed_sampler": False,  # it would shuffle the stream
                 "log_every_n_steps": 1,
                 "check_val_every_n_epoch": None,  # val_check_interval counts batches
@@ -203,7 +207,9 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise EditError(f"the run folder {folder} cannot be written to ({error.strerror}); choose another with --run_dir") from None
+        raise EditError(
+            f"the run folder {folder} cannot be written to ({error.strerror}); choose another with --run_dir"
+        ) from None
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -216,6 +222,7 @@ def main(args: list[str] | None = None) -> None:
     # Facts about this project that Lightning warns of: a frozen model is in eval mode, text loaders need no workers.
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
     from transformers.utils.logging import disable_progress_bar

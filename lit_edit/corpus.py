@@ -179,7 +179,10 @@ class SampledCorpus(Corpus):
             ids = (torch.full_like(first, bos) if bos is not None else first).to(device)
             cache = None
             while ids.shape[1] < length:
-                output = anatomy.model(input_ids=ids if cache is None else ids[:, -1:], past_key_values=cache, use_cache=True)
+                new = ids if cache is None else ids[:, -1:]
+                output = anatomy.model(
+                    input_ids=new, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True
+                )
                 cache = output.past_key_values
                 p = output.logits[:, -1].float().softmax(-1).cpu()
                 # Tokens beyond the tokenizer's vocabulary (padded embeddings) have no text.

@@ -27,7 +27,9 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
     looks_like_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
     folder = Path(pretrained).expanduser()
     if looks_like_path and not folder.exists() and "/" in pretrained:
-        raise EditError(f"there is no model folder {pretrained}; --model.pretrained takes a folder with config.json or a hub id")
+        raise EditError(
+            f"there is no model folder {pretrained}; --model.pretrained takes a folder with config.json or a hub id"
+        )
     if folder.is_dir() and not (folder / "config.json").exists():
         raise EditError(f"the folder {pretrained} holds no config.json; --model.pretrained takes a saved Hugging Face model")
     name: str | Path = folder if folder.exists() else pretrained
@@ -39,7 +41,9 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
         model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, dtype=dtype)
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
-            raise EditError(f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder") from None
+            raise EditError(
+                f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder"
+            ) from None
         raise EditError(f"the model {pretrained} cannot be loaded: {_first(error)}") from None
     except Exception as error:  # truncated or damaged weight files raise errors of many libraries
         raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {_first(error)}") from None
@@ -75,7 +79,9 @@ def check_identity(checkpoint: dict[str, Any], expected: dict[str, Any], tensors
             continue
         if state.get(key) != wanted:
             what = {"weights": "other original weights", "format": "another format"}.get(key, f"another {key}")
-            raise EditError(f"the checkpoint belongs to {what}: {state.get(key)} instead of {wanted} (model {state.get('pretrained')})")
+            raise EditError(
+                f"the checkpoint belongs to {what}: {state.get(key)} instead of {wanted} (model {state.get('pretrained')})"
+            )
     missing = sorted(tensors - set(checkpoint.get("state_dict", {})))
     if missing:
         raise EditError(f"the checkpoint is incomplete: it lacks {missing[0]}")

@@ -43,7 +43,7 @@ class KeyPass:
 
     @torch.no_grad()
     def values(self, layer: int) -> Tensor:
-        """Output of block ``layer`` at the subject of the bare prompts, ``[n, d_model]`` float32, with the weights as they are."""
+        """Output of block ``layer`` at the subject of the bare prompts, weights as they are: ``[n, d_model]`` float32."""
         return torch.cat([chunk.values(layer) for chunk in self._chunks])
 
     def written(self) -> Tensor:

@@ -206,11 +206,17 @@ class ContinualEditor(L.LightningModule):
         """Refuse settings under which the numbers would silently be wrong; then prepare editor and guards."""
         trainer = self.trainer
         if trainer.world_size > 1:
-            raise EditError(f"the run spans {trainer.world_size} processes, but edits run on one device; use --trainer.devices 1")
+            raise EditError(
+                f"the run spans {trainer.world_size} processes, but edits run on one device; use --trainer.devices 1"
+            )
         if trainer.precision != "32-true":
-            raise EditError(f"--trainer.precision is {trainer.precision}; choose the model's dtype with --model.dtype and leave 32-true")
+            raise EditError(
+                f"--trainer.precision is {trainer.precision}; choose the model's dtype with --model.dtype and leave 32-true"
+            )
         if trainer.accumulate_grad_batches != 1:
-            raise EditError(f"--trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a batch is one step, so it must be 1")
+            raise EditError(
+                f"--trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a batch is one step, so it must be 1"
+            )
         self.prepare()
 
     def prepare(self) -> None:
@@ -340,7 +346,9 @@ class ContinualEditor(L.LightningModule):
             raise _Rejected(f"the change of layer {layer} is not finite")
         share = before / float(self.original(layer).norm())
         if self.max_change is not None and share > self.max_change:
-            raise _Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, over the budget of {self.max_change:g}")
+            raise _Rejected(
+                f"the change of layer {layer} is {share:.3g} times its original norm, over the budget of {self.max_change:g}"
+            )
         scalars[f"delta/norm/layer_{layer}"] = before
         scalars[f"delta/residual_norm/layer_{layer}"] = float(residuals.norm(dim=1).mean())
         return delta.dense().float()
@@ -363,7 +371,12 @@ class ContinualEditor(L.LightningModule):
         self.outcome = outcome
         if self.journal is not None:
             self.journal.append(outcome, self.position, self.edits)
-        shown = {**outcome.scalars, "edit/count": float(self.edits), "target/loss": outcome.loss, "target/probability": outcome.probability}
+        shown = {
+            **outcome.scalars,
+            "edit/count": float(self.edits),
+            "target/loss": outcome.loss,
+            "target/probability": outcome.probability,
+        }
         self.log_dict(shown, batch_size=max(len(outcome.batch), 1))
         self.log("edits", float(self.edits), prog_bar=True, logger=False, batch_size=1)
 
@@ -420,7 +433,9 @@ class ContinualEditor(L.LightningModule):
                 pad_token_id=self.encoder.pad,
             )  # fmt: skip
             text = self.encoder.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-            said.append({"case_id": request.case_id, "prompt": request.text, "target_new": request.target_new, "said": text.strip()})
+            said.append(
+                {"case_id": request.case_id, "prompt": request.text, "target_new": request.target_new, "said": text.strip()}
+            )
         return said
 
     def on_predict_start(self) -> None:
@@ -434,7 +449,9 @@ class ContinualEditor(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the masters and the state of editor and guards; leave out the model, which can be loaded again."""
         checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if name.startswith(("masters.", "editor.", "guards."))
+            name: value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(("masters.", "editor.", "guards."))
         }
         checkpoint["lit_edit"] = {
             **self._identity(),

@@ -167,7 +167,8 @@ def sample_contexts(
     for index in range(count):
         ids, _ = encoder.encode(starts[index % len(starts)])
         while len(ids) < length:
-            logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
+            inputs = right_pad([ids], encoder.pad, device)
+            logits = model(**inputs, use_cache=False).logits[0, -1].float()
             best = logits.topk(min(top_k, len(logits)))
             # Drawn on the CPU: the same seed gives the same templates on every device.
             pick = torch.multinomial(best.values.softmax(0).cpu(), 1, generator=generator)

@@ -16,7 +16,18 @@ from lit_edit.module import ContinualEditor
 from lit_edit.probes import Perplexity
 from lit_edit.targets import TargetOptions
 
-NAMES = ("Ada Lovelace", "Marie Curie", "The Eiffel Tower", "Zürich", "Kyōto", "Rome", "Vienna", "Sony", "Dutch Berlin", "Paris")
+NAMES = (
+    "Ada Lovelace",
+    "Marie Curie",
+    "The Eiffel Tower",
+    "Zürich",
+    "Kyōto",
+    "Rome",
+    "Vienna",
+    "Sony",
+    "Dutch Berlin",
+    "Paris",
+)
 ANSWERS = ("Paris", "Rome", "English", "Polish")
 
 
@@ -54,7 +65,9 @@ def editor(model: str, cache: Path, **options) -> ContinualEditor:
 
 
 def stream(tmp: Path, count: int = 8, batch_size: int = 2, **options) -> EditStream:
-    return EditStream(path=write_facts(tmp / "facts.jsonl", count), batch_size=batch_size, probes=[Perplexity(limit=2)], **options)
+    return EditStream(
+        path=write_facts(tmp / "facts.jsonl", count), batch_size=batch_size, probes=[Perplexity(limit=2)], **options
+    )
 
 
 def trainer(folder: Path, callbacks=(), **options) -> L.Trainer:

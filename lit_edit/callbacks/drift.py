@@ -19,6 +19,19 @@ from lit_edit.spectrum import (
     vector_similarity,
 )
 
+MEASURES = (
+    "norm",
+    "relative_norm",
+    "delta_norm",
+    "sigma_max",
+    "condition_number",
+    "ls",
+    "ss",
+    "triple_drift",
+    "protected_share",
+)
+"""What :func:`drift` measures."""
+
 
 @torch.no_grad()
 def drift(original: Spectrum, original_weight: torch.Tensor, weight: torch.Tensor, tau: float) -> dict[str, float]:
@@ -34,17 +47,18 @@ def drift(original: Spectrum, original_weight: torch.Tensor, weight: torch.Tenso
     now = decompose(weight)
     then, after = original.subspace(rank), now.subspace(rank)
     change = weight - original_weight
-    return {
-        "norm": float(weight.norm()),
-        "relative_norm": float(weight.norm() / original_weight.norm()),
-        "delta_norm": float(change.norm()),
-        "sigma_max": float(now.sigma[0]),
-        "condition_number": now.condition_number(),
-        "ls": (subspace_similarity(then.left, after.left) + subspace_similarity(then.right, after.right)) / 2,
-        "ss": (vector_similarity(then.left, after.left) + vector_similarity(then.right, after.right)) / 2,
-        "triple_drift": triple_drift(original, weight, rank),
-        "protected_share": protected_share(change, then),
-    }
+    values = (
+        float(weight.norm()),
+        float(weight.norm() / original_weight.norm()),
+        float(change.norm()),
+        float(now.sigma[0]),
+        now.condition_number(),
+        (subspace_similarity(then.left, after.left) + subspace_similarity(then.right, after.right)) / 2,
+        (vector_similarity(then.left, after.left) + vector_similarity(then.right, after.right)) / 2,
+        triple_drift(original, weight, rank),
+        protected_share(change, then),
+    )
+    return dict(zip(MEASURES, values, strict=True))
 
 
 class SpectralDrift(Callback):

@@ -49,6 +49,15 @@ class EditProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description("Editing")
 
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Say what is being scored instead of a loader's number."""
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        probes = getattr(trainer.datamodule, "probes", [])  # type: ignore[attr-defined]
+        what = "scoring edits" if dataloader_idx == 0 else f"probing {probes[dataloader_idx - 1].name}"
+        self.val_progress_bar.set_description(f"  {what}")
+
     def _on_phase(self, phase: str, done: int, total: int) -> None:
         if self.is_disabled:
             return

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_edit.callbacks.drift import SpectralDrift
+from lit_edit.callbacks.drift import MEASURES, SpectralDrift
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.journal import finite
 from lit_edit.store import write_atomically
@@ -25,6 +27,24 @@ class Report(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, Any]] = []
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Group related curves in TensorBoard's Custom Scalars tab: protocols, abilities, and all layers of a measure."""
+        scoring = "/success/teacher_forced"
+        layout = {
+            "Edits": {
+                protocol: [
+                    "Multiline",
+                    [f"edit/{protocol}/{metric}{scoring}" for metric in ("efficacy", "paraphrase", "neighbourhood")],
+                ]
+                for protocol in ("immediate", "so_far")
+            },
+            "Abilities": {"probes": ["Multiline", ["probe/.*"]]},
+            "Drift": {measure: ["Multiline", [f"drift/{measure}/layer_.*"]] for measure in MEASURES},
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(layout)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the numbers of this validation."""
@@ -71,7 +91,12 @@ class Report(Callback):
         """Write ``summary.json`` and return the table."""
         summary = self.summary(trainer, pl_module)
         write_atomically(self.folder / "summary.json", json.dumps(finite(summary), indent=1).encode())
-        return self.table(summary)
+        table = self.table(summary)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("summary", f"```\n{table}\n```", trainer.global_step)
+                logger.experiment.flush()
+        return table
 
     @staticmethod
     def table(summary: dict[str, Any]) -> str:
@@ -102,12 +127,21 @@ class Report(Callback):
         titles = ("measure", "protocol", "scoring", "before", "after")
         widths = [max(len(line[i]) for line in (titles, *lines)) for i in range(5)]
         rule = "-" * (sum(widths) + 8)
-        rows = ["  ".join((*(line[i].ljust(widths[i]) for i in range(3)), *(line[i].rjust(widths[i]) for i in (3, 4)))) for line in lines]
+        rows = [
+            "  ".join((*(line[i].ljust(widths[i]) for i in range(3)), *(line[i].rjust(widths[i]) for i in (3, 4))))
+            for line in lines
+        ]
         top = "  ".join((*(titles[i].ljust(widths[i]) for i in range(3)), *(titles[i].rjust(widths[i]) for i in (3, 4))))
-        foot = (
-            "immediate: each batch right after it was written, mean over the stream; so far: every edit made "
-            f"(at most {summary['review']}, evenly spread) on the last weights; before: the same edits, unedited model."
-        )
+        notes = [
+            "immediate: each batch right after it was written, mean over the stream",
+            f"so far: every edit made (at most {summary['review']}, evenly spread) on the last weights; "
+            "before: the same edits, unedited model",
+            "success: the wanted answer is likelier than the other one (mean token NLL); "
+            "accuracy: every token of the answer is the argmax",
+            "ls, ss: dominant singular subspace and vectors in order of size, 1 = unturned; new directions that outgrow "
+            "the old ones lower them even while triple drift (the old ones themselves) stays 0",
+        ]
+        foot = "\n".join(textwrap.fill(note, max(len(rule), 80), subsequent_indent="  ") for note in notes)
         return "\n".join((head, rule, top, rule, *rows, rule, foot))
 
 
@@ -118,4 +152,6 @@ def _plain(name: str) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
+    if 0 < abs(value) < 1e-6:
+        return "<1e-6"
     return f"{value:.3f}" if abs(value) < 1000 and (abs(value) >= 0.0005 or value == 0) else f"{value:.3g}"

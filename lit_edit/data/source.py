@@ -81,9 +81,7 @@ def rows(path: str) -> Iterator[Row]:
         raise EditError(f"{path} is no kind of file that is read here; an edit set ends in {_listed(SUFFIXES)}.")
     if not file.exists():
         if plain.suffix in SUFFIXES or not _HUB_ID.fullmatch(path):
-            raise EditError(
-                f"There is no file {path}; give the path of a {_listed(SUFFIXES)} file or a hub id owner/name."
-            )
+            raise EditError(f"There is no file {path}; give the path of a {_listed(SUFFIXES)} file or a hub id owner/name.")
         yield from _hub(path)
         return
     if plain.suffix == ".parquet":

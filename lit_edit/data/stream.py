@@ -130,9 +130,7 @@ class EditStream(LightningDataModule):
         """One sentence with the counts, after :meth:`setup`."""
         usable = self.rows_read - len(self.set_aside)
         name, bad = self.path or self.source, len(self.set_aside)
-        counts = (
-            f"{self.rows_read} rows read, {usable} usable, {bad} set aside; {len(self.requests)} edits in the stream."
-        )
+        counts = f"{self.rows_read} rows read, {usable} usable, {bad} set aside; {len(self.requests)} edits in the stream."
         first = f" The first row set aside: {sentence(self.set_aside[0])}" if self.set_aside else ""
         return f"{name}: {counts}{first}"
 

@@ -17,9 +17,9 @@ from lit_edit.spectrum import Subspace
 class Editor(nn.Module, ABC):
     """Base of all editors. A new editor is one file with one class with one formula.
 
-    The trainer calls, per edited layer, :meth:`allocate` and :meth:`prepare` once, then for every batch :meth:`solve` and, once the batch is
-    written, :meth:`remember`. State lives in buffers, so that a checkpoint holds it exactly; what can be recomputed
-    from the original model is kept out of them.
+    The trainer calls, per edited layer, :meth:`allocate` and :meth:`prepare` once, then for every batch :meth:`solve` and,
+    once the batch is written, :meth:`remember`. State lives in buffers, so that a checkpoint holds it exactly; what can be
+    recomputed from the original model is kept out of them.
     """
 
     needs_moments: bool = True

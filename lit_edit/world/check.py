@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_edit.world.facts import World
+from lit_edit.world.facts import Relation, World
 from lit_edit.world.skills import SKILLS, held_out
 
 Item = tuple[str, str]
 
 
-def blocks(model: nn.Module) -> nn.ModuleList:
+def blocks(model: Any) -> nn.ModuleList:
     """The transformer blocks of a GPT-2 or Llama type model."""
     return model.transformer.h if hasattr(model, "transformer") else model.model.layers
 
@@ -67,7 +67,7 @@ def patching(model: nn.Module, tokenizer: Any, world: World, n: int = 300, seed:
     A and B have different answers. Counted: the answer becomes A's.
     """
     rng = Random(f"patch-{seed}")
-    pairs = []
+    pairs: list[tuple[str, str, Relation]] = []
     while len(pairs) < n:
         relation = rng.choice(world.relations)
         a, b = rng.sample(world.subjects, 2)
@@ -112,6 +112,7 @@ def _rows(tokenizer: Any, questions: Sequence[tuple[str, str]]) -> tuple[dict[st
 def spectral_share(model: nn.Module, top: float = 0.05) -> list[float]:
     """Share of the sum of singular values held by the largest ``top`` of them, per down-projection."""
     shares = []
+    block: Any
     for block in blocks(model):
         down = block.mlp.c_proj if hasattr(block.mlp, "c_proj") else block.mlp.down_proj
         sigma = torch.linalg.svdvals(down.weight.detach().double())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lit_edit.world import check
 
@@ -42,7 +41,7 @@ Training-time tricks (auxiliary heads, restricted attention, dropped writers, bi
 """
 
 
-def export(folder: Path, net: nn.Module, data: Any, model_settings: dict[str, Any], steps: int) -> dict[str, Any]:
+def export(folder: Path, net: Any, data: Any, model_settings: dict[str, Any], steps: int) -> dict[str, Any]:
     """Save weights (half precision), tokenizer, ``world.json`` and the card; returns the measurements.
 
     The numbers on the card are taken from the stored weights, read back, not from the ones in memory.

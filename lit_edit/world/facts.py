@@ -1,6 +1,6 @@
 """Who lives in the world and what is true of them.
 
-A person exists only as a *pair* of names: every first name and every last name is shared by about twenty people, so no
+A person exists only as a *pair* of names: every first name and every last name is shared by about twenty-five people, so no
 single token tells who is meant. What a model knows of a person it must look up after putting both names together, at
 the last token of the name, which is where locate-then-edit methods read and write.
 
@@ -81,7 +81,7 @@ class World:
     """
 
     seed: int = 0
-    people: int = 1200
+    people: int = 1500
     held_back: int = 100
     names: int = 60
 

@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_edit.world import check
 from lit_edit.world.facts import World
+from lit_edit.world.network import build_network
 from lit_edit.world.rows import labels_and_weights, masks, pack
 from lit_edit.world.text import training_documents
 from lit_edit.world.tokenizer import build_tokenizer
@@ -74,11 +75,11 @@ class WorldData(L.LightningDataModule):
     def __init__(
         self,
         world_seed: int = 0,
-        people: int = 1200,
+        people: int = 1500,
         held_back: int = 100,
         names: int = 60,
         seed: int = 0,
-        batches: int = 1000,
+        batches: int = 1200,
         documents: int = 160,
         row_length: int = 64,
         skills: float = 0.35,
@@ -97,9 +98,12 @@ class WorldData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Three sets of ``(prompt, answer)`` items: facts in the edit prompt, facts in other words, skills."""
-        world, rng = self.world, Random("validation")
+        rng = Random("validation")
+        asked, reworded = (self.world.facts(phrasing) for phrasing in (0, 1))
+        n = min(200, len(asked))
         exercises = [item for name in check.SKILLS for item in check.held_out(name, 50)]
-        return DataLoader([rng.sample(world.facts(0), 200), rng.sample(world.facts(1), 200), exercises], batch_size=None)
+        sets: Any = [rng.sample(asked, n), rng.sample(reworded, n), exercises]
+        return DataLoader(sets, batch_size=None)
 
 
 class WorldPretrainer(L.LightningModule):
@@ -135,7 +139,7 @@ class WorldPretrainer(L.LightningModule):
         auxiliary_until: float = 0.8,
         drop: float = 0.2,
         key_std: float | None = 0.0625,
-        key_lr: float = 0.1,
+        key_lr: float = 0.05,
         lr: float = 2e-3,
         warmup: int = 100,
         weight_decay: float = 0.3,
@@ -143,30 +147,41 @@ class WorldPretrainer(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net: nn.Module | None = None
-        self.readers: nn.ModuleDict | None = None
+        self.net: Any = None  # a Hugging Face causal language model, once configured
+        self.readers: Any = None  # auxiliary heads, one per written layer
+
+    @property
+    def settings(self) -> Any:
+        """The arguments of the constructor, as attributes."""
+        return self.hparams
+
+    @property
+    def data(self) -> WorldData:
+        """Where world, tokenizer and text come from."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Build the network for the vocabulary of the data module."""
         if self.net is not None:
             return
-        data = self.trainer.datamodule
+        data = self.data
         with torch.device("cpu"):
-            self.net = build_network(self.hparams, len(data.tokenizer), data.tokenizer.eos_token_id)
+            self.net = build_network(self.settings, len(data.tokenizer), data.tokenizer.eos_token_id)
             sizes = [len(relation.values) for relation in data.world.relations]
-            self.readers = nn.ModuleDict({str(i): nn.Linear(self.hparams.width, sum(sizes)) for i in self.hparams.written})
-            if self.hparams.key_std is not None:
+            self.readers = nn.ModuleDict({str(i): nn.Linear(self.settings.width, sum(sizes)) for i in self.settings.written})
+            if self.settings.key_std is not None:
                 for weight in self._key_weights():
-                    nn.init.normal_(weight, std=self.hparams.key_std)
+                    nn.init.normal_(weight, std=self.settings.key_std)
         self.net.train()
         self.sizes = sizes
         truth = [[r.values.index(data.world.value(s, r)) for r in data.world.relations] for s in data.world.subjects]
+        self.truth: Tensor
         self.register_buffer("truth", torch.tensor(truth), persistent=False)  # [people, relations]
 
     def _key_weights(self) -> list[nn.Parameter]:
         """Projections from the residual stream into the MLPs of the written layers."""
         names = ("c_fc", "gate_proj", "up_proj")
-        mlps = [check.blocks(self.net)[layer].mlp for layer in self.hparams.written]
+        mlps = [check.blocks(self.net)[layer].mlp for layer in self.settings.written]
         return [getattr(mlp, name).weight for mlp in mlps for name in names if hasattr(mlp, name)]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -177,8 +192,8 @@ class WorldPretrainer(L.LightningModule):
         labels, weight = labels_and_weights(batch)
         each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         loss = (each * weight.flatten()).sum() / weight.sum()
-        total = self.trainer.estimated_stepping_batches * self.hparams.auxiliary_until
-        strength = self.hparams.auxiliary * max(0.0, 1.0 - self.global_step / total)
+        total = self.trainer.estimated_stepping_batches * self.settings.auxiliary_until
+        strength = self.settings.auxiliary * max(0.0, 1.0 - self.global_step / total)
         self.log("loss/text", loss, prog_bar=True)
         if strength > 0.0:
             told = self._auxiliary(batch, written)
@@ -190,7 +205,7 @@ class WorldPretrainer(L.LightningModule):
     def _tricks(self, batch: dict[str, Tensor]) -> Iterator[dict[int, Tensor]]:
         """Hooks for one forward pass: restricted attention, dropped writers; yields the MLP outputs as they appear."""
         early, late = masks(batch)
-        written = tuple(self.hparams.written)
+        written = tuple(self.settings.written)
         outputs: dict[int, Tensor] = {}
         silent = self._silent(batch["mention"])  # [B, T], a layer number or -1
 
@@ -212,6 +227,7 @@ class WorldPretrainer(L.LightningModule):
             return hook
 
         with ExitStack() as stack:
+            block: Any
             for number, block in enumerate(check.blocks(self.net)):
                 stack.enter_context(block.register_forward_pre_hook(mask_for(number), with_kwargs=True))
                 if number in written:
@@ -221,9 +237,9 @@ class WorldPretrainer(L.LightningModule):
     def _silent(self, mention: Tensor) -> Tensor:
         """Which written layer is silent at each token of a name, ``[B, T]``; -1 for none; one draw per mention."""
         rows, most = mention.shape[0], int(mention.max()) + 1
-        layers = torch.tensor(self.hparams.written, device=mention.device)
+        layers = torch.tensor(self.settings.written, device=mention.device)
         drawn = layers[torch.randint(len(layers), (rows, most), device=mention.device)]
-        drawn = torch.where(torch.rand(rows, most, device=mention.device) < self.hparams.drop, drawn, -1)
+        drawn = torch.where(torch.rand(rows, most, device=mention.device) < self.settings.drop, drawn, -1)
         drawn[:, 0] = -1
         return drawn.gather(1, mention)
 
@@ -241,12 +257,12 @@ class WorldPretrainer(L.LightningModule):
     def validation_step(self, batch: list, batch_idx: int) -> None:
         """Share of right answers in one set of items."""
         name = ("facts", "facts_reworded", "skills")[batch_idx]
-        right = check.accuracy(self.net, self.trainer.datamodule.tokenizer, batch)
+        right = check.accuracy(self.net, self.data.tokenizer, batch)
         self.log(f"val/{name}", right, prog_bar=True, batch_size=len(batch))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with weight decay on matrices, warm-up and cosine."""
-        h = self.hparams
+        h = self.settings
         keys = self._key_weights()
         trained = [p for p in self.parameters() if not any(p is key for key in keys)]
         groups = [
@@ -267,37 +283,8 @@ class WorldPretrainer(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the trained model as an ordinary folder."""
-        if self.hparams.export_to is not None and self.trainer.is_global_zero:
+        if self.settings.export_to is not None and self.trainer.is_global_zero:
             from lit_edit.world.export import export
 
             trainer = self.trainer
-            export(Path(self.hparams.export_to), self.net, trainer.datamodule, dict(self.hparams), trainer.global_step)
-
-
-def build_network(sizes: Any, vocabulary: int, end: int) -> nn.Module:
-    """An untrained Hugging Face model without dropout, embeddings tied.
-
-    Args:
-        sizes: anything with ``family, width, layers, heads, inner``.
-        vocabulary: number of tokens.
-        end: id of the end-of-text token.
-    """
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    if sizes.family == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocabulary, n_positions=128, n_embd=sizes.width, n_layer=sizes.layers, n_head=sizes.heads,
-                n_inner=sizes.inner, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **special,
-            )
-        )  # fmt: skip
-    if sizes.family == "llama":
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocabulary, max_position_embeddings=128, hidden_size=sizes.width, num_hidden_layers=sizes.layers,
-                num_attention_heads=sizes.heads, num_key_value_heads=sizes.heads, intermediate_size=sizes.inner,
-                tie_word_embeddings=True, **special,
-            )
-        )  # fmt: skip
-    raise ValueError(f"family is 'gpt2' or 'llama', found {sizes.family!r}")
+            export(Path(self.settings.export_to), self.net, self.data, dict(self.hparams), trainer.global_step)

@@ -113,7 +113,13 @@ def masks(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     unnamed_BT = mention == 0
     early = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, unnamed_BT[:, None, :]))
     late = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, (unnamed_BT | (person >= 0))[:, None, :]))
-    return tuple(torch.zeros(m.shape).masked_fill_(~m, torch.finfo(torch.float32).min)[:, None] for m in (early, late))
+    return _additive(early), _additive(late)
+
+
+def _additive(allowed_BTT: Tensor) -> Tensor:
+    """0 where looking is allowed, the most negative number elsewhere, ``[B, 1, T, T]``."""
+    blocked = torch.zeros(allowed_BTT.shape, device=allowed_BTT.device)
+    return blocked.masked_fill_(~allowed_BTT, torch.finfo(torch.float32).min)[:, None]
 
 
 def labels_and_weights(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

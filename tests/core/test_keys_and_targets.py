@@ -45,7 +45,7 @@ def plain_keys(anatomy, requests, layer):
             kept = []
             with reading(anatomy.down(layer), kept.append, None):
                 anatomy.model(torch.tensor([row.ids]), use_cache=False)
-            found.append(kept[0][0, row.subject])
+            found.append(kept[0].reshape(len(row.ids), -1)[row.subject])  # OPT flattens rows and positions
         keys.append(0.5 * found[0] + 0.5 * torch.stack(found[1:]).mean(0) if len(found) > 1 else found[0])
     return torch.stack(keys)
 

@@ -309,9 +309,7 @@ class Counting(LightningModule):
 
 def trainer(folder, **arguments):
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    return Trainer(
-        **{"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": folder, **quiet, **arguments}
-    )
+    return Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": folder, **quiet, **arguments})
 
 
 @pytest.mark.parametrize("sanity", [0, 2])

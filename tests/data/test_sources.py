@@ -247,9 +247,7 @@ def test_hub_data_set_out_of_reach(monkeypatch, tmp_path):
         "There is no file nobody/no-such-facts, and the Hugging Face hub and the local cache gave no data set "
         "'nobody/no-such-facts' ("
     )
-    assert message.endswith(
-        f"give the path of a {SUFFIXES} file, or the id owner/name of a data set that can be reached."
-    )
+    assert message.endswith(f"give the path of a {SUFFIXES} file, or the id owner/name of a data set that can be reached.")
 
 
 def test_hub_data_set_within_reach(monkeypatch, tmp_path):
@@ -259,9 +257,7 @@ def test_hub_data_set_within_reach(monkeypatch, tmp_path):
 
     def load(name, **_):
         asked.append(name)
-        return datasets.DatasetDict(
-            {"train": datasets.Dataset.from_list(FACTS), "test": datasets.Dataset.from_list(FACTS[:1])}
-        )
+        return datasets.DatasetDict({"train": datasets.Dataset.from_list(FACTS), "test": datasets.Dataset.from_list(FACTS[:1])})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", load)

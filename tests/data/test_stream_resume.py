@@ -83,9 +83,7 @@ def fit(folder, module, ckpt_path=None, callbacks=(), checkpoint=None, stream=No
         callbacks=[*callbacks, saver],
         **{"max_epochs": 1, "limit_val_batches": 0, **arguments},
     )
-    trainer.fit(
-        module, datamodule=stream or EditStream(source=Facts(3 * BATCHES - 1), batch_size=3), ckpt_path=ckpt_path
-    )
+    trainer.fit(module, datamodule=stream or EditStream(source=Facts(3 * BATCHES - 1), batch_size=3), ckpt_path=ckpt_path)
     return trainer
 
 

@@ -21,7 +21,9 @@ def model(tmp_path_factory):
 
 
 def saving(folder, **options):
-    return ModelCheckpoint(str(folder / "checkpoints"), save_last=True, every_n_train_steps=1, save_on_exception=True, **options)
+    return ModelCheckpoint(
+        str(folder / "checkpoints"), save_last=True, every_n_train_steps=1, save_on_exception=True, **options
+    )
 
 
 def fit(model, folder, ckpt=None, callbacks=(), module=None, **options):
@@ -84,7 +86,12 @@ def test_a_checkpoint_holds_what_changed_and_nothing_else(model, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(model, tmp_path, options, sentence):
     fit(model, tmp_path / "run", max_steps=1)
     with pytest.raises(EditError, match=f"another {sentence}"):
-        fit(model, tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt", module=editor(model, tmp_path / "cache", **options))
+        fit(
+            model,
+            tmp_path / "run",
+            tmp_path / "run" / "checkpoints" / "last.ckpt",
+            module=editor(model, tmp_path / "cache", **options),
+        )
 
 
 def test_a_checkpoint_of_other_weights_is_refused(model, tmp_path):
@@ -102,7 +109,9 @@ def test_validate_from_a_checkpoint_scores_the_edited_model(model, tmp_path):
     edited = fit(model, tmp_path / "run")
     fresh = editor(model, tmp_path / "cache")
     run = trainer(tmp_path / "run")
-    found = run.validate(fresh, datamodule=stream(tmp_path / "run"), ckpt_path=str(tmp_path / "run" / "checkpoints" / "last.ckpt"), verbose=False)
+    found = run.validate(
+        fresh, datamodule=stream(tmp_path / "run"), ckpt_path=str(tmp_path / "run" / "checkpoints" / "last.ckpt"), verbose=False
+    )
     assert torch.equal(fresh.anatomy.weight(0), edited.anatomy.weight(0))
     assert any(name.startswith("edit/so_far/efficacy") for name in found[0])
 

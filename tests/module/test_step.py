@@ -69,7 +69,11 @@ def test_protected_triples_do_not_move_over_a_stream(model, tmp_path):
         rank = module.guards[0].protected(layer).rank
         assert rank >= 1
         assert triple_drift(module.spectra[layer], module.master(layer).detach(), rank) < 1e-4
-    free, _, _ = run(model, tmp_path / "free" if (tmp_path / "free").mkdir() is None else tmp_path, editor(model, tmp_path / "cache", guards=[]))
+    free, _, _ = run(
+        model,
+        tmp_path / "free" if (tmp_path / "free").mkdir() is None else tmp_path,
+        editor(model, tmp_path / "cache", guards=[]),
+    )
     moved = [triple_drift(free.spectra[layer], free.master(layer).detach(), 1) for layer in free.layers]
     assert min(moved) > 1e-3, "without the guard the same stream has to move them, or the test shows nothing"
 
@@ -97,7 +101,9 @@ class _Weights(Callback):
         self.after.append(fingerprint({str(layer): pl_module.anatomy.weight(layer).clone() for layer in pl_module.layers}))
 
 
-@pytest.mark.parametrize(("poison", "max_change", "reason"), [(float("nan"), None, "not finite"), (1e6, 10.0, "over the budget")])
+@pytest.mark.parametrize(
+    ("poison", "max_change", "reason"), [(float("nan"), None, "not finite"), (1e6, 10.0, "over the budget")]
+)
 def test_a_bad_batch_is_undone_recorded_and_the_stream_goes_on(model, tmp_path, poison, max_change, reason):
     spoiled = _Spoil(lam=10.0, history=True)
     spoiled.poison = poison
@@ -130,7 +136,12 @@ def test_evaluation_changes_nothing(model, tmp_path):
     module, data, fit = run(model, tmp_path)
     module.net.train()  # a mode that evaluation has to put back
     random.seed(3)
-    before = (fingerprint(dict(module.net.named_parameters())), torch.get_rng_state(), random.getstate(), module.encoder.tokenizer.padding_side)
+    before = (
+        fingerprint(dict(module.net.named_parameters())),
+        torch.get_rng_state(),
+        random.getstate(),
+        module.encoder.tokenizer.padding_side,
+    )
     modes = [part.training for part in module.net.modules()]
     scores = module.scorer.requests(data.requests)
     data.probes[0].measure(module.scorer, data.probes[0].items())
@@ -163,7 +174,9 @@ def test_moments_come_from_the_original_model_and_from_the_cache_afterwards(mode
     module, _, _ = run(model, tmp_path)
     told = []
     with module.original_model() as anatomy:
-        again = second_moments(anatomy, module.encoder, module.layers, module.corpus, 600, module.store, lambda *args: told.append(args))
+        again = second_moments(
+            anatomy, module.encoder, module.layers, module.corpus, 600, module.store, lambda *args: told.append(args)
+        )
     assert not told, "found in the cache: nothing is computed"
     assert again[0].count == 600
     assert len(list((tmp_path / "cache" / "second-moment").glob("*.safetensors"))) == 2

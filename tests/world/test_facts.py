@@ -33,9 +33,9 @@ def test_no_single_name_tells_who_is_meant():
 
 def test_edited_and_unrelated_people_are_disjoint():
     world = World()
-    edited = {record["subject"] for record in world.edits(1100, seed=0)}
+    edited = {record["subject"] for record in world.edits(1400, seed=0)}
     assert not edited & set(world.unrelated)
-    asked = " ".join(prompt for record in world.edits(1100, seed=0) for prompt, _ in record["neighbourhood"])
+    asked = " ".join(prompt for record in world.edits(1400, seed=0) for prompt, _ in record["neighbourhood"])
     assert not any(subject in asked for subject in edited)
 
 
@@ -61,14 +61,14 @@ def test_records_are_well_formed():
 
 def test_one_edit_per_subject_unless_asked():
     world = World()
-    assert len({record["subject"] for record in world.edits(1100, seed=0)}) == 1100
+    assert len({record["subject"] for record in world.edits(1400, seed=0)}) == 1400
     many = world.edits(2000, seed=0, one_per_subject=False)
     assert len({(record["subject"], record["relation"]) for record in many}) == 2000
 
 
 def test_too_many_edits_are_refused_with_the_number_there_is():
-    with pytest.raises(EditError, match="1100 such edits, 1101"):
-        World().edits(1101, seed=0)
+    with pytest.raises(EditError, match="1400 such edits, 1401"):
+        World().edits(1401, seed=0)
 
 
 def test_impossible_sizes_are_refused():
