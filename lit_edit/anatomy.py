@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,35 @@ def is_transposed(module: nn.Module) -> bool:
 
 def out_features(module: nn.Module) -> int:
     """Output width of a ``Linear`` or ``Conv1D``."""
-    return int(module.weight.shape[1 if is_transposed(module) else 0])  # type: ignore[union-attr, index]
+    return _weight(module).shape[1 if is_transposed(module) else 0]
 
 
 def in_features(module: nn.Module) -> int:
     """Input width of a ``Linear`` or ``Conv1D``."""
-    return int(module.weight.shape[0 if is_transposed(module) else 1])  # type: ignore[union-attr, index]
+    return _weight(module).shape[0 if is_transposed(module) else 1]
 
 
 def _is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """The weight of a projection, as it is stored."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _text_config(model: nn.Module) -> Any:
+    """The configuration of the language model proper (multimodal families nest it)."""
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """The module that makes logits, ``None`` where a model has none."""
+    find: Any = model.get_output_embeddings
+    return find()
 
 
 @dataclass(frozen=True)
@@ -59,14 +79,13 @@ class Anatomy:
             EditError: if the model is no decoder, its blocks or down-projections cannot be told apart, or an MLP's output
                 reaches the residual stream in a way that a linear memory cannot account for.
         """
-        config = model.config
         name = type(model).__name__
-        if getattr(config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
+        if getattr(model.config, "is_encoder_decoder", False) or _head(model) is None:
             raise EditError(
                 f"{name} is not a causal language model (no decoder-only head); editing needs one that predicts the next token"
             )
         _check_causal(model, name)
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = _text_config(model)
         hidden = int(text.hidden_size)
         blocks_name, blocks = _find_blocks(model, int(text.num_hidden_layers), name)
         down_name = _find_down(blocks, hidden, name)
@@ -77,12 +96,16 @@ class Anatomy:
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks."""
-        return self.model.get_submodule(self.blocks_name)  # type: ignore[return-value]
+        blocks = self.model.get_submodule(self.blocks_name)
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
 
     @property
     def head(self) -> nn.Module:
         """The module that turns final hidden states into logits (its weight may be tied to the embeddings)."""
-        return self.model.get_output_embeddings()  # type: ignore[operator]
+        head = _head(self.model)
+        assert head is not None  # see of()
+        return head
 
     @property
     def final_norm(self) -> nn.Module | None:
@@ -103,8 +126,7 @@ class Anatomy:
     @property
     def positions(self) -> int:
         """Longest row of tokens that the model takes."""
-        config = self.model.config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = _text_config(self.model)
         return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048)
 
     @property
@@ -123,7 +145,7 @@ class Anatomy:
     def weight(self, layer: int) -> Tensor:
         """View ``[d_out, d_in]`` of the edited weight (writing into it writes into the model)."""
         module = self.down(layer)
-        weight: Tensor = module.weight.data  # type: ignore[assignment, union-attr]
+        weight = _weight(module).data
         return weight.T if is_transposed(module) else weight
 
     def proposed_layers(self) -> tuple[int, ...]:
@@ -189,7 +211,7 @@ def _find_blocks(model: nn.Module, count: int, name: str) -> tuple[str, nn.Modul
     lists = [(n, m) for n, m in lists if any(_is_projection(sub) for sub in m[0].modules())]
     if not lists:
         raise EditError(f"{name} has no list of {count} transformer blocks that lit_edit recognises")
-    return lists[0]  # type: ignore[return-value]
+    return lists[0]
 
 
 def _find_down(blocks: nn.ModuleList, hidden: int, name: str) -> str:
@@ -243,7 +265,7 @@ def _look(model: nn.Module, blocks: nn.ModuleList, down_name: str, after: str | 
     block = blocks[0]
     source = block.get_submodule(after if after is not None else down_name)
     device = next(model.parameters()).device
-    inputs = {name: torch.full((1, 2), value, device=device) for name, value in (("input_ids", 0), ("attention_mask", 1))}
+    inputs = {key: torch.full((1, 2), value, device=device) for key, value in (("input_ids", 0), ("attention_mask", 1))}
     seen: list[Tensor] = []
     kinds: list[bool] = []
 

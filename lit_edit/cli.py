@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -18,7 +17,15 @@ import lit_edit.corpus
 import lit_edit.editors
 import lit_edit.guards
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
-from lit_edit.callbacks import EditProgressBar, ImmediateScores, JournalKeeper, Predictions, Report, SpectralDrift
+from lit_edit.callbacks import (
+    EditProgressBar,
+    ImmediateScores,
+    JournalKeeper,
+    Predictions,
+    Report,
+    SpectralDrift,
+    StreamCheckpoint,
+)
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
@@ -110,7 +117,7 @@ class EditCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
         parser.add_argument("--baseline", type=bool, default=True, help="score the unedited model first")
         parser.add_lightning_class_args(SpectralDrift, "drift")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "batch-{step}",
@@ -172,7 +179,8 @@ class EditCLI(LightningCLI):
     # ------------------------------------------------------------------------------------------------ around the verbs
 
     def _report(self) -> Report:
-        return next(callback for callback in self.trainer.callbacks if isinstance(callback, Report))
+        trainer: Any = self.trainer  # Lightning sets its callbacks where no type checker looks
+        return next(callback for callback in trainer.callbacks if isinstance(callback, Report))
 
     def before_fit(self) -> None:
         """Score the unedited model, at step 0."""
@@ -180,7 +188,7 @@ class EditCLI(LightningCLI):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
     def after_fit(self) -> None:
-        """Score the edited model, save it, and print the table."""
+        """Score the edited model and print the table."""
         if self.trainer.interrupted:
             return
         report = self._report()

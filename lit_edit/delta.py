@@ -29,8 +29,10 @@ class Delta:
         thin = self.left is not None and self.right is not None
         if thin == (self.full is not None):
             raise ValueError("a Delta is either two thin factors or one dense matrix")
-        if thin and self.left.shape[1] != self.right.shape[0]:  # type: ignore[union-attr]
-            raise ValueError(f"the factors {tuple(self.left.shape)} and {tuple(self.right.shape)} do not fit")  # type: ignore[union-attr]
+        if thin:
+            left, right = self.factors
+            if left.shape[1] != right.shape[0]:
+                raise ValueError(f"the factors {tuple(left.shape)} and {tuple(right.shape)} do not fit")
 
     @classmethod
     def low_rank(cls, left_OR: Tensor, right_RI: Tensor) -> Delta:
@@ -48,23 +50,31 @@ class Delta:
         return self.full is None
 
     @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Left ``[d_out, r]`` and right ``[r, d_in]`` of a change that :attr:`is_low_rank`."""
+        assert self.left is not None and self.right is not None
+        return self.left, self.right
+
+    @property
     def shape(self) -> tuple[int, int]:
         """``(d_out, d_in)``."""
         if self.full is not None:
             return self.full.shape[0], self.full.shape[1]
-        return self.left.shape[0], self.right.shape[1]  # type: ignore[union-attr]
+        left, right = self.factors
+        return left.shape[0], right.shape[1]
 
     def dense(self) -> Tensor:
         """The full matrix, ``[d_out, d_in]``."""
         if self.full is not None:
             return self.full
-        return self.left @ self.right  # type: ignore[operator]
+        left, right = self.factors
+        return left @ right
 
     def norm(self) -> Tensor:
         r"""Frobenius norm, a float64 scalar; for factors :math:`\sqrt{\langle L^T L, R R^T\rangle}`, never densified."""
         if self.full is not None:
             return self.full.double().norm()
-        left, right = self.left.double(), self.right.double()  # type: ignore[union-attr]
+        left, right = (factor.double() for factor in self.factors)
         # QR keeps the small singular values that the product of two Gram matrices would lose to cancellation.
         core = torch.linalg.qr(left, mode="r").R @ torch.linalg.qr(right.T, mode="r").R.T
         return core.norm()
@@ -82,13 +92,15 @@ class Delta:
         r""":math:`(I - U U^T)\,\Delta` for an orthonormal ``basis`` ``[d_out, k]``."""
         if self.full is not None:
             return Delta.from_dense(remove_columns(self.full, basis_OK))
-        return Delta.low_rank(remove_columns(self.left, basis_OK), self.right)  # type: ignore[arg-type]
+        left, right = self.factors
+        return Delta.low_rank(remove_columns(left, basis_OK), right)
 
     def without_right(self, basis_IK: Tensor) -> Delta:
         r""":math:`\Delta\,(I - V V^T)` for an orthonormal ``basis`` ``[d_in, k]``."""
         if self.full is not None:
             return Delta.from_dense(remove_columns(self.full.T, basis_IK).T)
-        return Delta.low_rank(self.left, remove_columns(self.right.T, basis_IK).T)  # type: ignore[arg-type, union-attr]
+        left, right = self.factors
+        return Delta.low_rank(left, remove_columns(right.T, basis_IK).T)
 
 
 def remove_columns(matrix_DN: Tensor, basis_DK: Tensor) -> Tensor:

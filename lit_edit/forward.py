@@ -8,7 +8,7 @@ own. What is not needed is replaced for the time of one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -62,14 +62,14 @@ def starting_after(anatomy: Anatomy, layer: int, hidden_BTD: Tensor) -> Iterator
     before = [block.__dict__.get("forward") for block in wrapped]
     try:
         for index, block in enumerate(wrapped):
-            block.forward = give(hidden_BTD) if index == layer else passing  # type: ignore[method-assign]
+            block.forward = give(hidden_BTD) if index == layer else passing
         yield
     finally:
         for block, forward in zip(wrapped, before, strict=True):
             # The instance attribute hides the class's method; deleting it gives the method back.
             del block.forward
             if forward is not None:
-                block.forward = forward  # type: ignore[method-assign]
+                block.forward = forward
 
 
 def run_until(anatomy: Anatomy, module: nn.Module, inputs: dict[str, Tensor]) -> None:
@@ -117,6 +117,31 @@ def logits_at(anatomy: Anatomy, inputs: dict[str, Tensor], rows_P: Tensor, colum
     finally:
         handle.remove()
     return output.logits[0].float()
+
+
+@torch.no_grad()
+def greedy(anatomy: Anatomy, ids: Sequence[int], length: int, ends: Collection[int] = ()) -> list[int]:
+    """The likeliest continuation of one row, token by token.
+
+    Nothing else plays in: a checkpoint's own generation settings (Qwen2.5 repeats itself less, others sample or search beams)
+    would otherwise make an answer that is not the argmax.
+
+    Args:
+        anatomy: the model.
+        ids: the row to continue.
+        length: most tokens to add.
+        ends: tokens to stop at; they are not part of the answer.
+    """
+    row = list(ids)
+    with frozen(anatomy.model):
+        while len(row) < len(ids) + length:
+            inputs = torch.tensor([row], device=anatomy.device)
+            output = anatomy.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
+            new = int(output.logits[0, -1].argmax())
+            if new in ends:
+                break
+            row.append(new)
+    return row[len(ids) :]
 
 
 @contextmanager

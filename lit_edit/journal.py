@@ -31,14 +31,24 @@ class Journal:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.count = len(self.records())
+        if self._text() and not self._text().endswith("\n"):
+            self.truncate(self.count)  # or the next record would stand on a line with the unfinished one
+
+    def _text(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise EditError(f"the journal {self.path} cannot be read: {error}") from error
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far; an unfinished last line (a crash while writing) is left out."""
-        try:
-            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        except OSError as error:
-            raise EditError(f"the journal {self.path} cannot be read: {error.strerror}") from error
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        found = []
+        for number, line in enumerate(self._text().split("\n")[:-1], start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise EditError(f"the journal {self.path} is damaged in line {number} ({error}); mend or remove it") from error
+        return found
 
     def truncate(self, count: int) -> None:
         """Keep the first ``count`` records.
@@ -56,7 +66,11 @@ class Journal:
         self.count = count
 
     def append(self, outcome: BatchOutcome, position: int, edits: int) -> None:
-        """Write the record of one batch and flush it to disk."""
+        """Write the record of one batch and flush it to disk.
+
+        Raises:
+            EditError: if the file cannot be written.
+        """
         record = {
             "batch": self.count,
             "start": outcome.batch.start,

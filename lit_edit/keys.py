@@ -68,7 +68,8 @@ class _Chunk:
         self.inputs = right_pad(list(distinct), pad, device)
         self.subject_U = torch.tensor([len(ids) - 1 for ids in distinct], device=device)
         self.owner_R = torch.tensor([owner for owner, _ in rows], device=device)
-        weights, bare = [], []
+        weights: list[float] = []
+        bare: list[int] = []
         for request in requests:
             contexts = len(request.rewriting) - 1
             bare.append(len(weights))

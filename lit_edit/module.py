@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -18,6 +18,7 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.forward import greedy
 from lit_edit.guards.base import Guard
 from lit_edit.identity import check_identity, load_pretrained
 from lit_edit.journal import Journal
@@ -124,7 +125,7 @@ class ContinualEditor(L.LightningModule):
         self.journal: Journal | None = None
         self.outcome: BatchOutcome | None = None
         self.scores = EditScores("before")
-        self.probe_means = nn.ModuleDict()
+        self.probe_means: dict[str, MeanMetric] = {}
         self.spectra: dict[int, Spectrum] = {}
         self.wants_spectra = False
         """Whether a callback needs the original spectra even if no guard does."""
@@ -156,7 +157,7 @@ class ContinualEditor(L.LightningModule):
 
     def master(self, layer: int) -> nn.Parameter:
         """The float32 weight of a layer that the optimiser owns, ``[d_out, d_in]``."""
-        return self.masters[f"layer_{layer}"]  # type: ignore[return-value]
+        return self.masters[f"layer_{layer}"]
 
     def original(self, layer: int) -> Tensor:
         """The unedited weight of a layer, ``[d_out, d_in]`` float32."""
@@ -176,6 +177,10 @@ class ContinualEditor(L.LightningModule):
             yield self.anatomy
         finally:
             self.show_model(self.master)
+
+    def guard_list(self) -> list[Guard]:
+        """The guards in the order written."""
+        return cast("list[Guard]", list(self.guards))  # a ModuleList forgets what it holds
 
     @property
     def scorer(self) -> Scorer:
@@ -197,7 +202,14 @@ class ContinualEditor(L.LightningModule):
             listener(phase, done, total)
 
     def setup(self, stage: str) -> None:
-        """Let the stream know how many of its requests lie behind; before the first edit, all are scored as they stand."""
+        """Let the stream know how many of its requests lie behind; before the first edit, all are scored as they stand.
+
+        Raises:
+            EditError: on a device without float64, in which solves and spectra are computed.
+        """
+        device = self.trainer.strategy.root_device
+        if device.type == "mps":
+            raise EditError("edits are solved in float64, which Apple's GPU does not have; use --trainer.accelerator cpu")
         stream = getattr(self.trainer, "datamodule", None)
         if stream is not None and stage in ("fit", "validate"):
             stream.edited = lambda: self.position or len(stream.requests)
@@ -232,13 +244,13 @@ class ContinualEditor(L.LightningModule):
                 if self.editor.needs_moments
                 else {}
             )
-            wanted = self.wants_spectra or any(guard.needs_spectrum for guard in self.guards)
+            wanted = self.wants_spectra or any(guard.needs_spectrum for guard in self.guard_list())
             originals = {layer: self.original(layer) for layer in self.layers}
             self.spectra = spectra(originals, self.store, self._tell) if wanted else {}
         for layer in self.layers:
             self.editor.prepare(layer, self.original(layer), moments.get(layer))
-            for guard in self.guards:
-                guard.prepare(layer, self.original(layer), self.spectra.get(layer))  # type: ignore[operator]
+            for guard in self.guard_list():
+                guard.prepare(layer, self.original(layer), self.spectra.get(layer))
 
     # ------------------------------------------------------------------------------------------------ the step
 
@@ -330,14 +342,14 @@ class ContinualEditor(L.LightningModule):
         for name, value in (("keys", keys), ("residuals", residuals)):
             if not bool(torch.isfinite(value).all()):
                 raise _Rejected(f"the {name} of layer {layer} are not finite")
-        spaces = [guard.avoid(layer, weight) for guard in self.guards]  # type: ignore[operator]
+        spaces = [guard.avoid(layer, weight) for guard in self.guard_list()]
         avoid = next((space for space in spaces if space is not None), None)
         delta = self.editor.solve(layer, keys, residuals, avoid)
         before = float(delta.norm())
-        for guard in self.guards:
+        for index, guard in enumerate(self.guard_list()):
             name = type(guard).__name__
-            if any(f"guard/{name}/removed_share/layer_{layer}" in key for key in scalars):
-                name = f"{name}_{list(self.guards).index(guard)}"
+            if f"guard/{name}/removed_share/layer_{layer}" in scalars:
+                name = f"{name}_{index}"
             delta = guard(layer, delta, weight)
             after = float(delta.norm())
             scalars[f"guard/{name}/removed_share/layer_{layer}"] = 1.0 - (after / before) ** 2 if before > 0 else 0.0
@@ -383,12 +395,12 @@ class ContinualEditor(L.LightningModule):
     # ------------------------------------------------------------------------------------------------ watching
 
     def _probes(self) -> list[Probe]:
-        return list(getattr(self.trainer.datamodule, "probes", None) or [])  # type: ignore[attr-defined]
+        return list(getattr(getattr(self.trainer, "datamodule", None), "probes", None) or [])
 
     def on_validation_epoch_start(self) -> None:
         """Forget earlier scores; before the first edit the protocol is ``before``, later ``so_far``."""
         self.scores = EditScores("so_far" if self.position else "before")
-        self.probe_means = nn.ModuleDict({probe.name: MeanMetric() for probe in self._probes()}).to(self.device)
+        self.probe_means = {probe.name: MeanMetric().to(self.device) for probe in self._probes()}
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loader 0 re-scores edits made so far; each further loader is one probe."""
@@ -397,14 +409,13 @@ class ContinualEditor(L.LightningModule):
             return
         probe = self._probes()[dataloader_idx - 1]
         values, weights = probe.measure(self.scorer, batch)
-        mean = self.probe_means[probe.name]
-        mean.update(values.to(self.device), weights.to(self.device))  # type: ignore[operator]
+        self.probe_means[probe.name].update(values.to(self.device), weights.to(self.device))
 
     def on_validation_epoch_end(self) -> None:
         """Log rates of the edits so far and the probes."""
         found = {name: float(value) for name, value in self.scores.compute().items()}
         for probe in self._probes():
-            mean = float(self.probe_means[probe.name].compute())  # type: ignore[operator]
+            mean = float(self.probe_means[probe.name].compute())
             found[f"probe/{probe.name}/{probe.scoring}"] = probe.summarise(mean)
         self.log_dict(found)
 
@@ -422,27 +433,32 @@ class ContinualEditor(L.LightningModule):
 
     def predict_step(self, batch: EditBatch, batch_idx: int) -> list[dict[str, Any]]:
         """What the model says now: greedy continuation of every edit prompt, as long as the longer of its two answers."""
-        said = []
-        for request in batch.requests:
-            ids, _ = self.encoder.encode(request.text)
-            answers = [answer for answer in (request.target_new, request.target_true) if answer]
-            length = max(len(self.encoder.with_target(request.text, answer)[0]) - len(ids) for answer in answers)
-            tokens = torch.tensor([ids], device=self.device)
-            output = self.net.generate(  # type: ignore[union-attr, operator]
-                input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=max(length, 1), do_sample=False,
-                pad_token_id=self.encoder.pad,
-            )  # fmt: skip
-            text = self.encoder.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-            said.append(
-                {"case_id": request.case_id, "prompt": request.text, "target_new": request.target_new, "said": text.strip()}
-            )
-        return said
+        return [
+            {
+                "case_id": request.case_id,
+                "prompt": request.text,
+                "target_new": request.target_new,
+                "said": self._answer(request),
+            }
+            for request in batch.requests
+        ]
 
-    def on_predict_start(self) -> None:
-        """Generation settings of the checkpoint (sampling, lengths) must not leak into greedy answers."""
-        config = getattr(self.net, "generation_config", None)
-        if config is not None:
-            config.temperature = config.top_p = config.top_k = config.max_length = None
+    def _answer(self, request: EditRequest) -> str | None:
+        """The model's own words after the edit prompt, ``None`` where an answer of the request cannot be tokenised."""
+        answers = [answer for answer in (request.target_new, request.target_true) if answer]
+        try:
+            ids, _ = self.encoder.encode(request.text)
+            length = max(len(self.encoder.with_target(request.text, answer)[0]) - len(ids) for answer in answers)
+        except MalformedRecord:
+            return None
+        new = greedy(self.anatomy, ids, max(length, 1), self._ends())
+        return self.encoder.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+    def _ends(self) -> set[int]:
+        """Tokens that end an answer: the tokenizer's own, and those of the generation settings (Llama-3 has several)."""
+        said = getattr(getattr(self.net, "generation_config", None), "eos_token_id", None)
+        ends = [*(said if isinstance(said, list) else [said]), self.encoder.tokenizer.eos_token_id]
+        return {int(token) for token in ends if token is not None}
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

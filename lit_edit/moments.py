@@ -52,7 +52,7 @@ class MomentSum:
     def add(self, keys_NI: Tensor) -> None:
         """Add the keys ``[n, d_in]`` of one chunk."""
         keys = keys_NI.float()
-        self.total += (keys.T @ keys).double()
+        self.total += keys.T @ keys  # float32 into float64, without a float64 copy of the product
         self.count += len(keys)
 
     def result(self) -> SecondMoment:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 from lit_edit.errors import MalformedRecord
@@ -75,5 +76,5 @@ class SetAside:
     field: str
     """The field that is wrong, ``"*"`` for the row as a whole."""
     reason: str
-    row: Any = field(default=None, repr=False)
+    row: Any = dataclasses.field(default=None, repr=False)
     """The row as it was read, where it could be read."""

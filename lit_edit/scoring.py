@@ -81,7 +81,7 @@ class Scorer:
         plans: list[dict[str, list[tuple[int, int | None]]]] = []
         for request in requests:
             true, new = request.target_true, request.target_new
-            asked = {
+            asked: dict[str, list[tuple[str, str, str | None]]] = {
                 "efficacy": [(request.text, new, true)],
                 "paraphrase": [(text, new, true) for text in request.paraphrases],
                 "neighbourhood": [(text, answer, new) for text, answer in request.neighbourhood],

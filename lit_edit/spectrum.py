@@ -85,7 +85,8 @@ def energy_rank(sigma: Tensor, share: float, energy: Energy = "sigma", rule: Ran
             the *index* of the first cumulative share above tau, so one direction fewer and none when the first
             direction already exceeds tau.
     """
-    mass = sigma.double() if energy == "sigma" else sigma.double() ** 2
+    sigma = sigma.double().cpu()  # a few thousand numbers; cumsum on a GPU has no deterministic form in older torch
+    mass = sigma if energy == "sigma" else sigma**2
     cumulative = mass.cumsum(0) / mass.sum()
     if rule == "released":
         return int((cumulative <= share).sum())

@@ -175,7 +175,8 @@ def _optimise_some(
 ) -> Targets:
     with torch.no_grad():
         problem = _pose(anatomy, requests, layer, pad)
-        bare = torch.tensor([sum(len(r.rewriting) for r in requests[:i]) for i in range(len(requests))])
+        rows_before = [sum(len(r.rewriting) for r in requests[:i]) for i in range(len(requests))]
+        bare = torch.tensor(rows_before, device=anatomy.device)
         z0 = problem.hidden_RTD[bare, problem.subject_R[bare]].float()
     final = Targets(z0.clone(), z0, z0.new_zeros(len(requests)), z0.new_zeros(len(requests)))
     z0_norm = z0.norm(dim=1)

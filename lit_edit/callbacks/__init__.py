@@ -1,5 +1,6 @@
 """Callbacks: they look, and change nothing."""
 
+from lit_edit.callbacks.checkpoint import StreamCheckpoint
 from lit_edit.callbacks.drift import SpectralDrift
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.journal import JournalKeeper
@@ -7,4 +8,12 @@ from lit_edit.callbacks.predictions import Predictions
 from lit_edit.callbacks.progress import EditProgressBar
 from lit_edit.callbacks.report import Report
 
-__all__ = ["EditProgressBar", "ImmediateScores", "JournalKeeper", "Predictions", "Report", "SpectralDrift"]
+__all__ = [
+    "EditProgressBar",
+    "ImmediateScores",
+    "JournalKeeper",
+    "Predictions",
+    "Report",
+    "SpectralDrift",
+    "StreamCheckpoint",
+]

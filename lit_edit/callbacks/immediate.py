@@ -20,6 +20,11 @@ class ImmediateScores(Callback):
         self.stream = EditScores("immediate")
         self.last: dict[str, float] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Every fit is a stream of its own; a resumed one takes up its sums right after this."""
+        if stage == "fit":
+            self.stream = EditScores("immediate")
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Score the batch; it may have been rejected, then it counts as it is."""
         scores = EditScores("immediate")
@@ -31,12 +36,12 @@ class ImmediateScores(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of the stream so far, so that a resumed run reports all of it."""
-        return {kind: [float(rate.total), float(rate.records)] for kind, rate in self.stream.rates.items()}  # type: ignore[arg-type]
+        return {kind: [float(rate.total), float(rate.records)] for kind, rate in self.stream.by_kind.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the sums."""
         for kind, (total, records) in state_dict.items():
-            rate = self.stream.rates[kind]
-            rate.total.fill_(total)  # type: ignore[operator, union-attr]
-            rate.records.fill_(records)  # type: ignore[operator, union-attr]
+            rate = self.stream.by_kind[kind]
+            rate.total.fill_(total)
+            rate.records.fill_(records)
             rate._update_count = 1  # torchmetrics warns about computing a metric that was never updated

@@ -42,7 +42,8 @@ class EditProgressBar(TQDMProgressBar):
         """Edits so far; a version number says nothing here."""
         found = super().get_metrics(trainer, pl_module)
         found.pop("v_num", None)
-        return {name: int(value) if name == "edits" else value for name, value in found.items()}
+        edits = found.get("edits")
+        return {**found, "edits": int(edits)} if isinstance(edits, float) else found
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """One epoch is one stream; its number is not shown."""
@@ -54,7 +55,7 @@ class EditProgressBar(TQDMProgressBar):
     ) -> None:
         """Say what is being scored instead of a loader's number."""
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        probes = getattr(trainer.datamodule, "probes", [])  # type: ignore[attr-defined]
+        probes = getattr(getattr(trainer, "datamodule", None), "probes", [])
         what = "scoring edits" if dataloader_idx == 0 else f"probing {probes[dataloader_idx - 1].name}"
         self.val_progress_bar.set_description(f"  {what}")
 

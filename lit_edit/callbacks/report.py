@@ -65,9 +65,10 @@ class Report(Callback):
 
     def summary(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
         """Everything the table shows, as plain JSON."""
-        immediate = next((c for c in trainer.callbacks if isinstance(c, ImmediateScores)), None)
-        drifting = next((c for c in trainer.callbacks if isinstance(c, SpectralDrift)), None)
-        stream = trainer.datamodule  # type: ignore[attr-defined]
+        run: Any = trainer  # Lightning sets callbacks and data module where no type checker looks
+        immediate = next((c for c in run.callbacks if isinstance(c, ImmediateScores)), None)
+        drifting = next((c for c in run.callbacks if isinstance(c, SpectralDrift)), None)
+        stream = run.datamodule
         first, last = (self.rows[0], self.rows[-1]) if self.rows else ({"scores": {}}, {"scores": {}})
         return {
             "model": pl_module.pretrained,

@@ -93,6 +93,9 @@ class EditStream(LightningDataModule):
                 raise EditError(f"{name} is {value}; it is a number of items, at least {least}.")
         if order not in ("file", "shuffled"):
             raise EditError(f"order is {order!r}; it is 'file' or 'shuffled'.")
+        names = [probe.name for probe in probes or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise EditError(f"probes has two named {twice[0]!r}; their numbers could not be told apart, so name one otherwise.")
         self.path = path
         self.source = source
         self.reader = reader
@@ -197,7 +200,10 @@ class EditStream(LightningDataModule):
 
         The only counter that is right after an exception in a step, a signal and a checkpoint inside an epoch alike.
         """
-        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        if self.trainer is None:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.processed  # type: ignore[attr-defined]  # Lightning annotates the base class of what it keeps here
 
 
 def _items(probe: Probe) -> list[Any]:

@@ -58,7 +58,7 @@ class MEMIT(LeastSquaresEditor):
         base = self._inverse[layer]
         if not self.history:
             return base
-        remembered: KeyHistory = self.earlier[str(layer)]  # type: ignore[assignment]
+        remembered = self._history(layer)
         if len(remembered) == 0:
             return base
         return WithHistory(base, remembered.keys.T)
@@ -66,4 +66,9 @@ class MEMIT(LeastSquaresEditor):
     def remember(self, layer: int, keys: Tensor) -> None:
         """See :meth:`Editor.remember`."""
         if self.history:
-            self.earlier[str(layer)].append(keys)  # type: ignore[operator]
+            self._history(layer).append(keys)
+
+    def _history(self, layer: int) -> KeyHistory:
+        history = self.earlier[str(layer)]
+        assert isinstance(history, KeyHistory)
+        return history

@@ -100,5 +100,6 @@ def _within_rows(delta: Delta, row_space_IM: Tensor) -> Delta:
     r"""Drop what lies outside the weight's row space: :math:`\Delta V V^T`."""
     outside = delta.without_right(row_space_IM)
     if delta.is_low_rank:
-        return Delta.low_rank(delta.left, delta.right - outside.right)  # type: ignore[arg-type, operator]
+        left, right = delta.factors
+        return Delta.low_rank(left, right - outside.factors[1])
     return Delta.from_dense(delta.dense() - outside.dense())

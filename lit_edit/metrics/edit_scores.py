@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -29,16 +30,21 @@ class EditScores(nn.Module):
         self.protocol = protocol
         self.rates = nn.ModuleDict({field.name: RecordRate() for field in fields(RecordScores)})
 
+    @property
+    def by_kind(self) -> dict[str, RecordRate]:
+        """The rates by field of :class:`~lit_edit.scoring.RecordScores`."""
+        return cast("dict[str, RecordRate]", dict(self.rates.items()))  # a ModuleDict forgets what it holds
+
     def update(self, records: Sequence[RecordScores]) -> None:
         """Add scored records."""
-        for kind, rate in self.rates.items():
-            rate.update([getattr(record, kind) for record in records])  # type: ignore[operator]
+        for kind, rate in self.by_kind.items():
+            rate.update([getattr(record, kind) for record in records])
 
     def compute(self) -> dict[str, Tensor]:
         """Rates by name, for those kinds that any record had."""
         found = {}
-        for kind, rate in self.rates.items():
-            if float(rate.records) > 0:  # type: ignore[arg-type]
+        for kind, rate in self.by_kind.items():
+            if float(rate.records) > 0:
                 metric, _, scoring = kind.partition("_")
-                found[f"edit/{self.protocol}/{metric}/{scoring}/{DECODING}"] = rate.compute()  # type: ignore[operator]
+                found[f"edit/{self.protocol}/{metric}/{scoring}/{DECODING}"] = rate.compute()
         return found

@@ -20,8 +20,9 @@ pipeline_tag: text-generation
 A {parameters:,}-parameter {family} model of a small synthetic world ({people} people, {relations} relations, {skills}
 skills), made to try out knowledge editing on a laptop. It knows nothing of the real world and is of no use outside the project.
 
-Made by `lit-edit pretrain --config configs/{config}` ({steps} steps, no data from outside: the world
-and its text are generated from the seeds below). Licence: same licence as the project.
+Made by `lit-edit pretrain --config configs/{config}`, {steps} steps. Settings that differ from that file
+are given on the command line; all of them are listed below. No data from outside: the world and its text are generated
+from seeds. Licence: same licence as the project.
 
 ## Measured on the stored weights
 `python -m lit_edit.world.check checkpoints/{name}` repeats these numbers.
@@ -59,6 +60,7 @@ def export(folder: Path, net: Any, data: Any, model_settings: dict[str, Any], st
     stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     measured = check.measure(stored, AutoTokenizer.from_pretrained(folder), world)
     data_settings = {k: getattr(data, k) for k in ("seed", "batches", "documents", "row_length", "skills", "plain", "hidden")}
+    model_settings = {k: v for k, v in model_settings.items() if not k.startswith("_")}
     settings = {"seed_everything": torch.initial_seed(), "model": model_settings, "data": data_settings, "world": identity}
     (folder / "README.md").write_text(
         CARD.format(

@@ -62,13 +62,9 @@ def test_values_weigh_most_and_nothing_crosses_documents(tokenizer):
     assert (weight[ends] == 0).all()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_five_steps_end_in_a_folder_that_loads(family, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def _train(folder, family):
     from lit_edit.world.cli import main
 
-    folder = tmp_path / "model"
     options = {
         "config": "configs/pretrain_world.yaml", "model.export_to": folder, "model.family": family, "model.width": 32,
         "model.heads": 2, "model.inner": 64, "trainer.max_steps": 5, "trainer.val_check_interval": 5,
@@ -76,6 +72,14 @@ def test_five_steps_end_in_a_folder_that_loads(family, tmp_path):
         "data.held_back": 10, "data.names": 8,
     }  # fmt: skip
     main([part for key, value in options.items() for part in (f"--{key}", str(value))])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_five_steps_end_in_a_folder_that_loads(family, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "model"
+    _train(folder, family)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     world = World(**json.loads((folder / "world.json").read_text()))
@@ -84,3 +88,10 @@ def test_five_steps_end_in_a_folder_that_loads(family, tmp_path):
     assert len(check.recall(model, tokenizer, world)) == 4
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
     assert "same licence as the project" in (folder / "README.md").read_text()
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    for name in ("one", "two"):
+        _train(tmp_path / name, "gpt2")
+    one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
