@@ -37,8 +37,8 @@ class Journal:
     def _text(self) -> str:
         try:
             return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        except (OSError, ValueError) as error:
-            raise EditError(f"the journal {self.path} cannot be read: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise EditError(f"the journal {self.path} cannot be read: {getattr(error, 'strerror', error)}") from error
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far; an unfinished last line (a crash while writing) is left out."""

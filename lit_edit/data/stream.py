@@ -76,7 +76,8 @@ class EditStream(LightningDataModule):
             probe_batch_size: items to a batch in evaluation, of probes and of edits.
 
         Raises:
-            EditError: if an argument is out of range, or ``path`` and ``source`` are both given or both missing.
+            EditError: if an argument is out of range, ``path`` and ``source`` are both given or both missing, or two probes
+                have the same name.
         """
         super().__init__()
         if path is None and source is None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import block_outputs, frozen, logits_at, measured, reading, run_until, starting_after
+from lit_edit.forward import block_outputs, frozen, greedy, logits_at, measured, reading, run_until, starting_after
 from lit_edit.prompts import right_pad
 from tests.tiny import FAMILIES, normal, tiny_model
 
@@ -106,6 +106,16 @@ def test_measured_reads_block_outputs_at_one_position(anatomy, inputs):
     assert set(found) == {0, 2}
     for layer, hidden in found.items():
         torch.testing.assert_close(hidden, block_outputs(anatomy, inputs, layer)[torch.arange(3), columns], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_greedy_is_the_argmax_token_by_token(anatomy):
+    row = list(ROWS[1])
+    for _ in range(4):
+        row.append(int(anatomy.model(torch.tensor([row]), use_cache=False).logits[0, -1].argmax()))
+    new = row[len(ROWS[1]) :]
+    assert greedy(anatomy, ROWS[1], 4) == new
+    assert greedy(anatomy, ROWS[1], 4, {new[2]}) == new[: new.index(new[2])]
 
 
 @torch.no_grad()

@@ -32,10 +32,9 @@ class Facts(FactSource):
 class Probe:
     """The little that the stream asks of a probe."""
 
-    name = "counting"
-
-    def __init__(self, n):
+    def __init__(self, n, name="counting"):
         self.n = n
+        self.name = name
 
     def items(self):
         return list(range(self.n))
@@ -231,6 +230,11 @@ def test_probe_without_items():
         stream.val_dataloader()
 
 
+def test_two_probes_of_one_name():
+    with pytest.raises(EditError, match="probes has two named 'counting'"):
+        EditStream(source=Facts(1), probes=[Probe(1), Probe(2)])
+
+
 def test_batches_are_the_stream_in_order():
     stream = ready(source=Facts(10), batch_size=4)
     loader = stream.train_dataloader()
@@ -243,7 +247,7 @@ def test_batches_are_the_stream_in_order():
 
 
 def test_evaluation_loaders():
-    stream = ready(source=Facts(10), batch_size=4, probe_batch_size=3, review=4, probes=[Probe(7), Probe(3)])
+    stream = ready(source=Facts(10), batch_size=4, probe_batch_size=3, review=4, probes=[Probe(7), Probe(3, "other")])
     edits, seven, three = stream.val_dataloader()
     assert list(seven) == [(0, 1, 2), (3, 4, 5), (6,)]
     assert (len(seven), len(three)) == (3, 1)

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from stream import editor, stream, trainer
 from tiny import save_tiny, tiny_model
 
+from lit_edit.callbacks import StreamCheckpoint
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
@@ -69,6 +70,34 @@ def test_resume_after_an_error_anywhere_in_a_batch(model, tmp_path, hook):
         assert torch.equal(value, state(resumed)[name]), name
     cases = [json.loads(line)["cases"] for line in (tmp_path / "part" / "journal.jsonl").read_text().splitlines()]
     assert cases == [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"]]
+
+
+@pytest.mark.parametrize(("every", "max_steps", "steps"), [(3, -1, 4), (2, -1, 4), (10, -1, 4), (2, 3, 3)])
+def test_the_last_checkpoint_holds_every_batch_of_the_run(model, tmp_path, every, max_steps, steps):
+    module = editor(model, tmp_path / "cache")
+    save = StreamCheckpoint(str(tmp_path / "checkpoints"), save_last=True, every_n_train_steps=every)
+    run = trainer(tmp_path, [save], enable_checkpointing=True, max_steps=max_steps)
+    run.fit(module, datamodule=stream(tmp_path))
+    saved = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert saved["global_step"] == steps and saved["lit_edit"]["position"] == 2 * steps == module.position
+    assert torch.equal(saved["state_dict"]["masters.layer_1"], module.master(1).detach())
+
+
+def test_a_run_that_max_steps_ended_goes_on(model, tmp_path):
+    def part(folder, max_steps, ckpt=None):
+        save = StreamCheckpoint(
+            str(tmp_path / folder / "checkpoints"), save_last=True, every_n_train_steps=2, enable_version_counter=False
+        )
+        module = editor(model, tmp_path / "cache")
+        run = trainer(tmp_path / folder, [save], enable_checkpointing=True, max_steps=max_steps)
+        run.fit(module, datamodule=stream(tmp_path), ckpt_path=ckpt)
+        return module
+
+    whole = part("whole", -1)
+    part("part", 3)
+    resumed = part("part", -1, tmp_path / "part" / "checkpoints" / "last.ckpt")
+    assert resumed.position == 8
+    assert torch.equal(resumed.master(0), whole.master(0)) and torch.equal(resumed.master(1), whole.master(1))
 
 
 def test_a_checkpoint_holds_what_changed_and_nothing_else(model, tmp_path):

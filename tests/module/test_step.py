@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from lightning.pytorch.callbacks import Callback
 from stream import editor, stream, trainer
 from tiny import save_tiny
 
+from lit_edit.callbacks import ImmediateScores
 from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
 from lit_edit.keys import KeyPass
 from lit_edit.preparation import second_moments
+from lit_edit.scoring import RecordScores
 from lit_edit.spectrum import triple_drift
 from lit_edit.store import fingerprint
 from lit_edit.targets import TargetOptions, optimise
@@ -225,3 +228,36 @@ def test_layers_are_proposed_where_none_were_named(model, tmp_path):
 def test_target_options_are_checked(field):
     with pytest.raises(EditError, match=field):
         TargetOptions(**{field: 0})
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_says_about_generation(model, tmp_path):
+    module = editor(model, tmp_path / "cache")
+    module.configure_model()
+    request = stream_requests(tmp_path)[0]
+    plain = module._answer(request)
+    config = module.net.generation_config
+    config.repetition_penalty, config.num_beams, config.do_sample, config.temperature = 5.0, 3, True, 2.0
+    before = config.to_dict()
+    assert module._answer(request) == plain
+    assert config.to_dict() == before
+
+
+def stream_requests(tmp_path):
+    data = stream(tmp_path)
+    data.setup()
+    return data.requests
+
+
+def test_scores_of_a_second_run_do_not_hold_those_of_the_first(model, tmp_path):
+    scores = ImmediateScores()
+    for _ in range(2):
+        scores.setup(None, None, "fit")
+        assert not scores.stream.compute()
+        scores.stream.update([RecordScores([1.0], [1.0], [1.0], [], [], [], [])])
+
+
+def test_a_device_without_float64_is_refused(model, tmp_path):
+    module = editor(model, tmp_path / "cache")
+    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
+    with pytest.raises(EditError, match="accelerator cpu"):
+        module.setup("fit")
