@@ -6,13 +6,11 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_edit.errors import EditError
+from lit_edit.outcome import BatchOutcome
 from lit_edit.store import write_atomically
-
-if TYPE_CHECKING:
-    from lit_edit.module import BatchOutcome
 
 
 class Journal:

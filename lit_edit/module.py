@@ -3,63 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError, MalformedRecord
-from lit_edit.forward import greedy
+from lit_edit.evaluation import Evaluated
 from lit_edit.guards.base import Guard
 from lit_edit.identity import check_identity, load_pretrained
 from lit_edit.journal import Journal
-from lit_edit.keys import KeyPass
-from lit_edit.metrics import EditScores
+from lit_edit.outcome import BatchOutcome
 from lit_edit.preparation import second_moments, spectra
-from lit_edit.probes.base import Probe
 from lit_edit.prompts import EditRows, Encoder, sample_contexts
-from lit_edit.request import EditBatch, EditRequest, SetAside
-from lit_edit.scoring import Scorer
+from lit_edit.request import EditBatch, SetAside
 from lit_edit.spectrum import Spectrum
 from lit_edit.store import Store, fingerprint
 from lit_edit.targets import Step, TargetOptions, Targets, optimise
+from lit_edit.walk import LayerWalk, Rejected, Walked
 
 OnPhase = Callable[[str, int, int], None]
 
 
-class _Rejected(Exception):
-    """A batch that must not be written; its message is the reason for the journal."""
-
-
-@dataclass
-class BatchOutcome:
-    """What became of one batch; the journal's record and the callbacks' view of it."""
-
-    batch: EditBatch
-    edited: tuple[EditRequest, ...] = ()
-    """Requests that were written, in stream order."""
-    set_aside: list[SetAside] = field(default_factory=list)
-    """Requests of this batch that could not be tokenised, with reasons."""
-    rejected: str | None = None
-    """Why the whole batch was undone; ``None`` if it was written."""
-    loss: float = float("nan")
-    """Mean target loss at the end of the target optimisation."""
-    probability: float = float("nan")
-    """Mean probability of the target tokens reached by the target optimisation."""
-    scalars: dict[str, float] = field(default_factory=dict)
-    """Norms, shares and times of the step, by logged name."""
-
-
-class ContinualEditor(L.LightningModule):
+class ContinualEditor(Evaluated):
     """Edits a stream of facts into a causal language model under any editor and any guards.
 
     ``training_step`` optimises what the layers should write (the only autograd); ``backward`` asks the editor, layer by
@@ -118,14 +90,10 @@ class ContinualEditor(L.LightningModule):
         self.store = Store(cache_dir)
         self.net: nn.Module | None = None
         self.templates: tuple[str, ...] | None = None
-        self.position = 0
-        """Requests of the stream that lie behind: written, rejected or set aside."""
         self.edits = 0
         """Requests that were written."""
         self.journal: Journal | None = None
         self.outcome: BatchOutcome | None = None
-        self.scores = EditScores("before")
-        self.probe_means: dict[str, MeanMetric] = {}
         self.spectra: dict[int, Spectrum] = {}
         self.wants_spectra = False
         """Whether a callback needs the original spectra even if no guard does."""
@@ -181,11 +149,6 @@ class ContinualEditor(L.LightningModule):
     def guard_list(self) -> list[Guard]:
         """The guards in the order written."""
         return cast("list[Guard]", list(self.guards))  # a ModuleList forgets what it holds
-
-    @property
-    def scorer(self) -> Scorer:
-        """Scores text with the model as it is."""
-        return Scorer(self.anatomy, self.encoder)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD with learning rate 1 on the masters, one named group per layer."""
@@ -296,74 +259,30 @@ class ContinualEditor(L.LightningModule):
         outcome, rows, targets = self._pending
         started = time.perf_counter()
         try:
-            deltas, self._keys = self.walk(rows, targets, outcome.scalars) if rows else ({}, {})
-        except _Rejected as reason:
-            deltas, self._keys = {}, {}
+            walked = self._walk()(rows, targets.values_ND) if rows else Walked()
+        except Rejected as reason:
+            walked = Walked()
             outcome.rejected, outcome.edited = str(reason), ()
         for layer in self.layers:
-            delta = deltas.get(layer)
+            delta = walked.deltas.get(layer)
             self.master(layer).grad = torch.zeros_like(self.master(layer)) if delta is None else -delta
+        self._keys = walked.keys
+        outcome.scalars.update(walked.scalars)
         outcome.scalars["time/walk_seconds"] = time.perf_counter() - started
 
-    @torch.no_grad()
-    def walk(
-        self, rows: Sequence[EditRows], targets: Targets, scalars: dict[str, float]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """Solve layer by layer, shallow to deep; the model is as before when this returns or raises.
-
-        Args:
-            rows: rows of every request.
-            targets: what block ``layers[-1]`` should put out.
-            scalars: filled with norms and shares by logged name.
-
-        Returns:
-            Changes ``[d_out, d_in]`` float32 and keys ``[n, d_in]`` by layer.
-        """
-        deltas: dict[int, Tensor] = {}
-        keys: dict[int, Tensor] = {}
-        reader = KeyPass(self.anatomy, rows, self.encoder.pad, self.targets.requests_at_once)
-        try:
-            for index, layer in enumerate(self.layers):
-                self._tell("layers", index + 1, len(self.layers))
-                keys[layer] = reader.keys(layer)
-                missing = targets.values_ND - reader.values(self.layers[-1])
-                residuals = missing / (len(self.layers) - index)
-                residuals = self.anatomy.pull_back(layer, reader.written(), residuals)
-                deltas[layer] = self._change(layer, keys[layer], residuals, scalars)
-                # The next layer has to see this one as it will be written.
-                self.anatomy.weight(layer).copy_(self.master(layer) + deltas[layer])
-        finally:
-            self.show_model(self.master)
-        return deltas, keys
-
-    def _change(self, layer: int, keys: Tensor, residuals: Tensor, scalars: dict[str, float]) -> Tensor:
-        """The guarded change of one layer, dense float32; raises :class:`_Rejected` if it must not be written."""
-        weight = self.master(layer).detach()
-        for name, value in (("keys", keys), ("residuals", residuals)):
-            if not bool(torch.isfinite(value).all()):
-                raise _Rejected(f"the {name} of layer {layer} are not finite")
-        spaces = [guard.avoid(layer, weight) for guard in self.guard_list()]
-        avoid = next((space for space in spaces if space is not None), None)
-        delta = self.editor.solve(layer, keys, residuals, avoid)
-        before = float(delta.norm())
-        for index, guard in enumerate(self.guard_list()):
-            name = type(guard).__name__
-            if f"guard/{name}/removed_share/layer_{layer}" in scalars:
-                name = f"{name}_{index}"
-            delta = guard(layer, delta, weight)
-            after = float(delta.norm())
-            scalars[f"guard/{name}/removed_share/layer_{layer}"] = 1.0 - (after / before) ** 2 if before > 0 else 0.0
-            before = after
-        if not delta.is_finite():
-            raise _Rejected(f"the change of layer {layer} is not finite")
-        share = before / float(self.original(layer).norm())
-        if self.max_change is not None and share > self.max_change:
-            raise _Rejected(
-                f"the change of layer {layer} is {share:.3g} times its original norm, over the budget of {self.max_change:g}"
-            )
-        scalars[f"delta/norm/layer_{layer}"] = before
-        scalars[f"delta/residual_norm/layer_{layer}"] = float(residuals.norm(dim=1).mean())
-        return delta.dense().float()
+    def _walk(self) -> LayerWalk:
+        return LayerWalk(
+            anatomy=self.anatomy,
+            layers=self.layers,
+            editor=self.editor,
+            guards=self.guard_list(),
+            weight=lambda layer: self.master(layer).detach(),
+            original=self.original,
+            pad=self.encoder.pad,
+            requests_at_once=self.targets.requests_at_once,
+            max_change=self.max_change,
+            tell=self._tell,
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Let SGD apply all layers; then commit, in the same call, everything that belongs to the batch."""
@@ -391,74 +310,6 @@ class ContinualEditor(L.LightningModule):
         }
         self.log_dict(shown, batch_size=max(len(outcome.batch), 1))
         self.log("edits", float(self.edits), prog_bar=True, logger=False, batch_size=1)
-
-    # ------------------------------------------------------------------------------------------------ watching
-
-    def _probes(self) -> list[Probe]:
-        return list(getattr(getattr(self.trainer, "datamodule", None), "probes", None) or [])
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget earlier scores; before the first edit the protocol is ``before``, later ``so_far``."""
-        self.scores = EditScores("so_far" if self.position else "before")
-        self.probe_means = {probe.name: MeanMetric().to(self.device) for probe in self._probes()}
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loader 0 re-scores edits made so far; each further loader is one probe."""
-        if dataloader_idx == 0:
-            self.scores.update(self.scorer.requests(batch.requests))
-            return
-        probe = self._probes()[dataloader_idx - 1]
-        values, weights = probe.measure(self.scorer, batch)
-        self.probe_means[probe.name].update(values.to(self.device), weights.to(self.device))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log rates of the edits so far and the probes."""
-        found = {name: float(value) for name, value in self.scores.compute().items()}
-        for probe in self._probes():
-            mean = float(self.probe_means[probe.name].compute())
-            found[f"probe/{probe.name}/{probe.scoring}"] = probe.summarise(mean)
-        self.log_dict(found)
-
-    def on_test_epoch_start(self) -> None:
-        """As for validation."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As for validation, over all edits of the stream."""
-        self.validation_step(batch, batch_idx, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """As for validation."""
-        self.on_validation_epoch_end()
-
-    def predict_step(self, batch: EditBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """What the model says now: greedy continuation of every edit prompt, as long as the longer of its two answers."""
-        return [
-            {
-                "case_id": request.case_id,
-                "prompt": request.text,
-                "target_new": request.target_new,
-                "said": self._answer(request),
-            }
-            for request in batch.requests
-        ]
-
-    def _answer(self, request: EditRequest) -> str | None:
-        """The model's own words after the edit prompt, ``None`` where an answer of the request cannot be tokenised."""
-        answers = [answer for answer in (request.target_new, request.target_true) if answer]
-        try:
-            ids, _ = self.encoder.encode(request.text)
-            length = max(len(self.encoder.with_target(request.text, answer)[0]) - len(ids) for answer in answers)
-        except MalformedRecord:
-            return None
-        new = greedy(self.anatomy, ids, max(length, 1), self._ends())
-        return self.encoder.tokenizer.decode(new, skip_special_tokens=True).strip()
-
-    def _ends(self) -> set[int]:
-        """Tokens that end an answer: the tokenizer's own, and those of the generation settings (Llama-3 has several)."""
-        said = getattr(getattr(self.net, "generation_config", None), "eos_token_id", None)
-        ends = [*(said if isinstance(said, list) else [said]), self.encoder.tokenizer.eos_token_id]
-        return {int(token) for token in ends if token is not None}
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
