@@ -127,7 +127,13 @@ class Anatomy:
     def positions(self) -> int:
         """Longest row of tokens that the model takes."""
         text = _text_config(self.model)
-        return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048)
+        names = ("max_position_embeddings", "n_positions", "max_seq_len")
+        return int(next((getattr(text, name) for name in names if getattr(text, name, None)), 2048))
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of rows of the token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
 
     @property
     def device(self) -> torch.device:

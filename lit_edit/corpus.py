@@ -173,7 +173,7 @@ class SampledCorpus(Corpus):
         device = anatomy.device
         length = min(self.length, anatomy.positions)
         bos = encoder.tokenizer.bos_token_id
-        vocabulary = len(encoder.tokenizer)
+        vocabulary = min(len(encoder.tokenizer), anatomy.vocabulary)
         while True:
             first = torch.randint(vocabulary, (self.rows_at_once, 1), generator=generator)
             ids = (torch.full_like(first, bos) if bos is not None else first).to(device)

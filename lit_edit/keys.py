@@ -1,6 +1,6 @@
 """What the edited layers read at the subject (keys) and what comes out of the target layer there (values).
 
-Legend: N = requests, R = rows (1 + contexts per request), U = distinct rows, I = d_in, D = hidden size.
+Legend: N = requests, J = rows of a request (1 + contexts), R = all rows, U = distinct rows, I = d_in, D = hidden size.
 """
 
 from __future__ import annotations
@@ -59,23 +59,18 @@ class _Chunk:
     def __init__(self, anatomy: Anatomy, requests: Sequence[EditRows], pad: int) -> None:
         self.anatomy = anatomy
         device = anatomy.device
-        rows = [(owner, row) for owner, request in enumerate(requests) for row in request.reading]
-        self.count = len(requests)
+        rows = [row for request in requests for row in request.reading]
         # Requests about one subject share rows. Each distinct row runs once: it is less work, and equal keys come out equal
         # to the last bit (two rows of one matrix product may not), which ill-conditioned statistics would blow up.
         distinct: dict[tuple[int, ...], int] = {}
-        self.row_R = torch.tensor([distinct.setdefault(row.ids, len(distinct)) for _, row in rows], device=device)
+        row_R = torch.tensor([distinct.setdefault(row.ids, len(distinct)) for row in rows], device=device)
         self.inputs = right_pad(list(distinct), pad, device)
         self.subject_U = torch.tensor([len(ids) - 1 for ids in distinct], device=device)
-        self.owner_R = torch.tensor([owner for owner, _ in rows], device=device)
-        weights: list[float] = []
-        bare: list[int] = []
-        for request in requests:
-            contexts = len(request.rewriting) - 1
-            bare.append(len(weights))
-            weights += [0.5, *([0.5 / contexts] * contexts)] if contexts else [1.0]
-        self.weight_R = torch.tensor(weights, device=device)
-        self.bare_N = self.row_R[torch.tensor(bare, device=device)]
+        # Every request has the same number of rows: the bare prompt, then the contexts.
+        self.row_NJ = row_R.view(len(requests), -1)
+        contexts = self.row_NJ.shape[1] - 1
+        self.weight_J = torch.tensor([0.5, *([0.5 / contexts] * contexts)] if contexts else [1.0], device=device)
+        self.bare_N = self.row_NJ[:, 0]
         self.layer = -1
         self.hidden: Tensor | None = None  # output of block `layer`, distinct rows
 
@@ -100,8 +95,8 @@ class _Chunk:
         if layer > 0:
             self.layer, self.hidden = layer - 1, entrance[0]
         self.written = output[0].reshape(*shape, -1)[self.bare_N, self.subject_U[self.bare_N]].float()
-        keys = torch.zeros(self.count, kept[0].shape[1], device=kept[0].device)
-        return keys.index_add(0, self.owner_R, kept[0][self.row_R] * self.weight_R[:, None])
+        # A sum over one dimension, not index_add: that is not deterministic on a GPU.
+        return (kept[0][self.row_NJ] * self.weight_J[None, :, None]).sum(1)
 
     def _run(self, until: torch.nn.Module, start: int) -> None:
         if start < 0:

@@ -92,6 +92,8 @@ class ContinualEditor(Evaluated):
         self.templates: tuple[str, ...] | None = None
         self.edits = 0
         """Requests that were written."""
+        self.batches = 0
+        """Batches that lie behind: as many as the journal holds."""
         self.journal: Journal | None = None
         self.outcome: BatchOutcome | None = None
         self.spectra: dict[int, Spectrum] = {}
@@ -157,8 +159,13 @@ class ContinualEditor(Evaluated):
     # ------------------------------------------------------------------------------------------------ before the stream
 
     def listen(self, listener: OnPhase) -> None:
-        """Tell ``listener(phase, done, total)`` how far slow parts of the work have come."""
+        """Tell ``listener(phase, done, total)`` how far slow parts of the work have come, until :meth:`unlisten`."""
         self._listeners.append(listener)
+
+    def unlisten(self, listener: OnPhase) -> None:
+        """Tell it no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         for listener in self._listeners:
@@ -194,6 +201,21 @@ class ContinualEditor(Evaluated):
             )
         self.prepare()
 
+    def on_train_start(self) -> None:
+        """Cut the journal back to what the checkpoint knows, now that nothing can refuse the resume any more.
+
+        Raises:
+            EditError: if a run that does not resume would continue another run's journal.
+        """
+        if self.journal is None:
+            return
+        if self.journal.count and not self.batches:
+            raise EditError(
+                f"{self.journal.path} holds a run of {self.journal.count} batches; resume it with its checkpoint or choose "
+                "another folder"
+            )
+        self.journal.truncate(self.batches)
+
     def prepare(self) -> None:
         """Context templates, second moments, spectra: all from the original model, the slow ones from the cache if there."""
         with self.original_model() as anatomy:
@@ -214,6 +236,8 @@ class ContinualEditor(Evaluated):
             self.editor.prepare(layer, self.original(layer), moments.get(layer))
             for guard in self.guard_list():
                 guard.prepare(layer, self.original(layer), self.spectra.get(layer))
+            if sum(guard.avoid(layer, self.original(layer)) is not None for guard in self.guard_list()) > 1:
+                raise EditError("two guards want to constrain the solve; at most one may, the others have to project")
 
     # ------------------------------------------------------------------------------------------------ the step
 
@@ -269,6 +293,10 @@ class ContinualEditor(Evaluated):
         self._keys = walked.keys
         outcome.scalars.update(walked.scalars)
         outcome.scalars["time/walk_seconds"] = time.perf_counter() - started
+        if self.journal is not None:
+            # Before the step: if this fails the batch is not applied, and a record too many is cut off when the run resumes.
+            position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
+            self.journal.append(outcome, position, edits)
 
     def _walk(self) -> LayerWalk:
         return LayerWalk(
@@ -299,9 +327,8 @@ class ContinualEditor(Evaluated):
         self._keys = {}
         self.position = outcome.batch.start + len(outcome.batch)
         self.edits += len(outcome.edited)
+        self.batches += 1
         self.outcome = outcome
-        if self.journal is not None:
-            self.journal.append(outcome, self.position, self.edits)
         shown = {
             **outcome.scalars,
             "edit/count": float(self.edits),
@@ -325,7 +352,7 @@ class ContinualEditor(Evaluated):
             "templates": list(self.templates or ()),
             "position": self.position,
             "edits": self.edits,
-            "journal": 0 if self.journal is None else self.journal.count,
+            "batches": self.batches,
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -344,8 +371,11 @@ class ContinualEditor(Evaluated):
         state = check_identity(checkpoint, self._identity(), {f"masters.layer_{layer}" for layer in self.layers})
         self.templates = tuple(state["templates"]) or None
         self.position, self.edits = int(state["position"]), int(state["edits"])
-        if self.journal is not None:
-            self.journal.truncate(int(state["journal"]))
+        self.batches = int(state["batches"])
+        stream = getattr(self._trainer, "datamodule", None)
+        if self.position < len(getattr(stream, "requests", ())):
+            # The stream may have grown behind the batch that was its last one when the checkpoint was written.
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def load_state_dict(self, state_dict: Any, strict: bool = False, assign: bool = False) -> Any:
         """Load the masters and show them in the model."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -42,7 +44,14 @@ def second_moments(
     """
     wanted = tokens or TOKENS_PER_INPUT * anatomy.d_inner
     weights = fingerprint(dict(anatomy.model.named_parameters()))
-    shared = {"kind": "second-moment", "weights": weights, "corpus": corpus.identity(), "tokens": wanted, "version": 1}
+    shared = {
+        "kind": "second-moment",
+        "weights": weights,
+        "reading": _reading(anatomy, encoder),
+        "corpus": corpus.identity(),
+        "tokens": wanted,
+        "version": 2,
+    }
     identities = {layer: {**shared, "layer": layer} for layer in layers}
     found = {layer: store.get(identity) for layer, identity in identities.items()}
     missing = [layer for layer, tensors in found.items() if tensors is None]
@@ -60,6 +69,14 @@ def second_moments(
             store.put(identities[layer], moment.tensors())
         moments.update(fresh)
     return moments
+
+
+def _reading(anatomy: Anatomy, encoder: Encoder) -> str:
+    """Hash of what turns text into keys besides the weights: the configuration (rope, norms, ...) and the tokenizer."""
+    said = anatomy.model.config.to_dict()  # type: ignore[union-attr, operator]
+    config = {name: str(value) for name, value in said.items() if not name.startswith(("_", "transformers"))}
+    tokenizer = encoder.tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256((json.dumps(config, sort_keys=True) + tokenizer).encode()).hexdigest()
 
 
 def spectra(weights: dict[int, Tensor], store: Store, tell: Callable[[str, int, int], None]) -> dict[int, Spectrum]:

@@ -37,11 +37,15 @@ class EditRequest:
     """Where the record was read, e.g. ``"facts.json, row 12"``."""
 
     def __post_init__(self) -> None:
+        # Answers follow a prompt after exactly one blank, and a subject ends with its own last character.
+        for name in ("subject", "target_new"):
+            object.__setattr__(self, name, getattr(self, name).strip())
+        object.__setattr__(self, "prompt", self.prompt.rstrip())
         if self.prompt.count("{}") != 1:
             raise MalformedRecord("prompt", f"needs exactly one '{{}}' for the subject, found {self.prompt!r}")
-        if not self.subject.strip():
+        if not self.subject:
             raise MalformedRecord("subject", "is empty; it names the entity that the fact is about")
-        if not self.target_new.strip():
+        if not self.target_new:
             raise MalformedRecord("target_new", "is empty; it is the answer to write")
 
     @property

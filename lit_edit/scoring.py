@@ -51,7 +51,9 @@ class Scorer:
     """
 
     def __init__(self, anatomy: Anatomy, encoder: Encoder, tokens_at_once: int = 8192) -> None:
-        self.anatomy, self.encoder, self.tokens_at_once = anatomy, encoder, tokens_at_once
+        self.anatomy, self.encoder = anatomy, encoder
+        # Logits of a large vocabulary outweigh everything else: at most 1 GiB of them in float32.
+        self.tokens_at_once = min(tokens_at_once, max(256, 2**28 // anatomy.vocabulary))
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> AnswerScores:
         """Score ``(prompt, answer)`` pairs; the answer follows the prompt after one blank.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.editors.base import Editor
+from lit_edit.errors import EditError
 from lit_edit.guards.base import Guard
 from lit_edit.keys import KeyPass
 from lit_edit.prompts import EditRows
@@ -81,7 +82,7 @@ class LayerWalk:
                 walked.deltas[layer] = self._change(layer, keys, residuals, walked.scalars)
                 # The next layer has to see this one as it will be written.
                 self.anatomy.weight(layer).copy_(self.weight(layer) + walked.deltas[layer])
-        except torch.linalg.LinAlgError as error:
+        except (torch.linalg.LinAlgError, EditError) as error:
             raise Rejected(f"the solve failed: {error}") from error
         finally:
             for layer in self.layers:

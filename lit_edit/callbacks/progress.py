@@ -23,14 +23,12 @@ class EditProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=refresh_rate)
         self._inner: Tqdm | None = None
         self._phase = ""
-        self._listening = False
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Listen to the module."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not self._listening:
+        if stage == "fit":
             pl_module.listen(self._on_phase)
-            self._listening = True
 
     def init_train_tqdm(self) -> Tqdm:
         """The outer bar counts batches of the stream."""
@@ -85,4 +83,5 @@ class EditProgressBar(TQDMProgressBar):
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Close whatever is open, also after an interrupt."""
         self._close()
+        pl_module.unlisten(self._on_phase)
         super().teardown(trainer, pl_module, stage)

@@ -61,5 +61,5 @@ class Perplexity(Probe):
         return scores.nll, scores.tokens.float()
 
     def summarise(self, mean: float) -> float:
-        """See :meth:`Probe.summarise`; ``inf`` where the mean NLL overflows."""
-        return math.exp(mean) if mean < 700 else math.inf
+        """See :meth:`Probe.summarise`; ``inf`` where the exponential overflows, ``nan`` where nothing was scored."""
+        return math.inf if mean >= 700 else math.exp(mean)

@@ -170,3 +170,27 @@ def test_plain_data_survives_the_checkpoint_format(tmp_path):
     with pytest.raises(TypeError, match="checkpoint/f"):
         io.save_checkpoint({"f": print}, tmp_path / "y.ckpt")
     assert not (tmp_path / "y.ckpt").exists()
+
+
+def test_a_finished_stream_that_has_grown_goes_on(model, tmp_path):
+    def over(count, folder, ckpt=None):
+        folder.mkdir(exist_ok=True)
+        module = editor(model, tmp_path / "cache")
+        run = trainer(folder, [saving(folder)], enable_checkpointing=True)
+        run.fit(module, datamodule=stream(folder, count), ckpt_path=ckpt)
+        return module
+
+    over(4, tmp_path / "grown")
+    grown = over(8, tmp_path / "grown", str(tmp_path / "grown" / "checkpoints" / "last.ckpt"))
+    whole = over(8, tmp_path / "whole")
+    assert grown.position == 8
+    for name, value in state(whole).items():
+        assert torch.equal(value, state(grown)[name]), name
+
+
+def test_a_run_that_does_not_resume_leaves_an_earlier_journal_alone(model, tmp_path):
+    fit(model, tmp_path / "run", max_steps=1)
+    before = (tmp_path / "run" / "journal.jsonl").read_text()
+    with pytest.raises(EditError, match="holds a run of 1 batches"):
+        fit(model, tmp_path / "run")
+    assert (tmp_path / "run" / "journal.jsonl").read_text() == before
