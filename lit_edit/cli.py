@@ -163,10 +163,12 @@ class EditCLI(LightningCLI):
         folder = str(self._chosen("run_dir"))
         given = self._get(self.config_init, "trainer", default={})
         if given.get("logger") is None:
+            # Scoring a finished run must not draw into the run's own curves.
+            logs = Path(folder) if self.subcommand in (None, "fit") else Path(folder, str(self.subcommand))
             kwargs["logger"] = [
-                TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False),
+                TensorBoardLogger(logs, name="", version="tensorboard", default_hp_metric=False),
                 # A CSV logger empties its folder when it starts: a resumed run takes the next one.
-                CSVLogger(folder, name="", version=_unused(Path(folder, "csv")).name),
+                CSVLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
         callbacks = list(given.get("callbacks") or [])

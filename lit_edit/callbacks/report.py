@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_edit.callbacks.drift import MEASURES, SpectralDrift
 from lit_edit.callbacks.immediate import ImmediateScores
@@ -54,6 +55,11 @@ class Report(Callback):
         if self.rows and self.rows[-1]["batches"] == row["batches"]:
             self.rows.pop()
         self.rows.append(row)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """After Ctrl-C, say how to go on."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
+            rank_zero_info(f"Stopped after {pl_module.edits} edits; go on with: --run_dir {self.folder} --ckpt_path last")
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, so that a resumed run still knows where it began."""

@@ -172,6 +172,8 @@ def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
     assert f"{after['edit/so_far/efficacy/probability/teacher_forced']:.4f}"[:5] in table
     assert run("test", "--config", config, "--ckpt_path", checkpoint) == 0
     assert run("predict", "--config", config, "--ckpt_path", checkpoint) == 0
+    assert not list(Path("runs/counterfact").glob("csv-*")), "scoring a run leaves its own logs alone"
+    assert Path("runs/counterfact/validate/csv/metrics.csv").exists()
     said = [json.loads(line) for line in Path("runs/counterfact/predictions.jsonl").read_text().splitlines()]
     assert [answer["case_id"] for answer in said] == [str(i) for i in range(6)] and all("said" in answer for answer in said)
 
