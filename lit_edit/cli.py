@@ -229,6 +229,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own editors are found from where the command is given
     # Facts about this project that Lightning warns of: a frozen model is in eval mode, text loaders need no workers.
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

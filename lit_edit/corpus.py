@@ -138,7 +138,10 @@ class HubCorpus(DocumentCorpus):
         try:
             stream = load_dataset(self.name, self.config, split=self.split, streaming=True)
         except Exception as error:
-            raise EditError(f"the corpus {self.name!r} ({self.config}) cannot be reached: {type(error).__name__}") from error
+            raise EditError(
+                f"the corpus {self.name!r} ({self.config}) cannot be reached ({type(error).__name__}); name text files with "
+                "TextCorpus, or leave --model.corpus out to use text that the model itself samples"
+            ) from error
         for row in stream.shuffle(seed=self.seed, buffer_size=1000):
             yield row[self.field]
 

@@ -330,7 +330,7 @@ def test_an_editor_from_outside_is_one_class_path(gpt2, tmp_path, monkeypatch):
         "from lit_edit.editors import MEMIT\n\n\nclass Gentle(MEMIT):\n    def solve(self, layer, keys, residuals, avoid=None):\n"
         "        return super().solve(layer, keys, residuals / 2, avoid)\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     path = write_facts(tmp_path / "facts.jsonl", 2)
     assert (
         run(
