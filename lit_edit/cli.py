@@ -61,7 +61,8 @@ class _Parser(LightningArgumentParser):
         if unknown:
             hint = "give a class of lit_edit or an import path like my_package.MyClass"
             text = f"--{unknown[1]} names no known class: {unknown[2]}; {hint}"
-        raise EditError(text)
+        # Options as they are typed, not as the parser nests them.
+        raise EditError(re.sub(rf"\b({'|'.join(VERBS)})\.(?=model|data|trainer)", "--", text))
 
 
 class _SaveConfig(SaveConfigCallback):

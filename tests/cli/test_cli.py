@@ -361,6 +361,11 @@ def test_pure_modules_need_torch_alone(module):
     assert found.returncode == 0, found.stderr
 
 
+def test_missing_options_are_named_as_they_are_typed(capsys):
+    assert run("fit") == 2
+    assert "required: --model.pretrained, --model.editor" in capsys.readouterr().err
+
+
 def test_help_lists_the_verbs(capsys):
     with pytest.raises(SystemExit) as ended:
         run("--help")
