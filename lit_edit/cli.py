@@ -158,6 +158,10 @@ class EditCLI(LightningCLI):
         config["trainer"]["default_root_dir"] = str(folder)
         if config["checkpoint"]["dirpath"] is None:
             config["checkpoint"]["dirpath"] = str(folder / "checkpoints")
+        last = Path(config["checkpoint"]["dirpath"], "last.ckpt")
+        if config.get("ckpt_path") == "last" and not last.exists():
+            # Lightning would warn and start from the unedited model.
+            raise EditError(f"there is no checkpoint {last} to go on from; check --run_dir, or leave --ckpt_path out")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add loggers, the safe checkpoint format and the project's callbacks, unless the user brought their own."""

@@ -369,13 +369,22 @@ class ContinualEditor(Evaluated):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model, editor, guard or layer set; take up position and templates."""
         state = check_identity(checkpoint, self._identity(), {f"masters.layer_{layer}" for layer in self.layers})
+        if self.trainer.training and not checkpoint.get("optimizer_states"):
+            raise EditError(
+                "the checkpoint holds weights only (--checkpoint.save_weights_only), so no run can go on from it; "
+                "validate, test and predict can use it"
+            )
         self.templates = tuple(state["templates"]) or None
         self.position, self.edits = int(state["position"]), int(state["edits"])
         self.batches = int(state["batches"])
         stream = getattr(self._trainer, "datamodule", None)
         if self.position < len(getattr(stream, "requests", ())):
-            # The stream may have grown behind the batch that was its last one when the checkpoint was written.
-            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+            # The stream may have grown behind the batch that was its last one when the checkpoint was written, and a run that
+            # found nothing left to do has closed the epoch: both are still open, as after any other batch.
+            fit = checkpoint["loops"]["fit_loop"]
+            fit["epoch_loop.batch_progress"]["is_last_batch"] = False
+            for progress in fit["epoch_progress"].values():
+                progress.update(ready=1, started=1, processed=0, completed=0)
 
     def load_state_dict(self, state_dict: Any, strict: bool = False, assign: bool = False) -> Any:
         """Load the masters and show them in the model."""

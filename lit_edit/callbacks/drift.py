@@ -99,3 +99,11 @@ class SpectralDrift(Callback):
         self.last = found
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest measures, so that a resumed run that has nothing left to do still reports them."""
+        return {"last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up."""
+        self.last = dict(state_dict["last"])

@@ -72,6 +72,11 @@ def run(*arguments: str) -> int:
     return main([*arguments])
 
 
+def over(model: str, path: str) -> list[str]:
+    """Arguments of an edit run over an edit set with the general configuration."""
+    return ["fit", "--config", "configs/counterfact.yaml", "--model.pretrained", model, "--data.path", path]
+
+
 SHAPES = {
     "gpt2-xl": ("gpt2", {"n_layer": 6, "n_embd": 40, "n_head": 5}),
     "gpt-j": ("gptj", {"n_layer": 5, "n_embd": 64, "n_head": 4, "rotary_dim": 8}),
@@ -87,18 +92,7 @@ def test_counterfact_config_edits_models_of_every_shape(shape, tmp_path, capsys)
     family, sizes = SHAPES[shape]
     save_tiny(tmp_path / "model", family, bos=shape == "llama-3", **sizes)
     path = counterfact(tmp_path / "counterfact.json")
-    code = run(
-        "fit",
-        "--config",
-        "configs/counterfact.yaml",
-        "--model.pretrained",
-        "model",
-        "--data.path",
-        path,
-        "--data.batch_size",
-        "3",
-        *FAST,
-    )
+    code = run(*over("model", path), "--data.batch_size", "3", *FAST)
     assert code == 0
     printed = capsys.readouterr().out
     assert "6 edits in batches of 3, MEMIT + REVIVE" in printed and "success, teacher-forced" in printed
@@ -149,21 +143,7 @@ def test_quickstart_on_a_short_stream(tmp_path, capsys):
 
 def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
     path = counterfact(tmp_path / "counterfact.json")
-    assert (
-        run(
-            "fit",
-            "--config",
-            "configs/counterfact.yaml",
-            "--model.pretrained",
-            gpt2,
-            "--data.path",
-            path,
-            "--data.batch_size",
-            "2",
-            *FAST,
-        )
-        == 0
-    )
+    assert run(*over(gpt2, path), "--data.batch_size", "2", *FAST) == 0
     after = json.loads((tmp_path / "runs" / "counterfact" / "summary.json").read_text())["after"]
     config, checkpoint = "runs/counterfact/config.yaml", "runs/counterfact/checkpoints/last.ckpt"
     capsys.readouterr()
@@ -181,7 +161,7 @@ def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
 def test_a_second_run_takes_a_folder_of_its_own(gpt2, tmp_path, capsys):
     path = write_facts(tmp_path / "facts.jsonl", 2)
     for _ in range(2):
-        assert run("fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, *FAST) == 0
+        assert run(*over(gpt2, path), *FAST) == 0
     assert "holds an earlier run, which stays; this one goes to runs/counterfact-2" in capsys.readouterr().err
     first, second = (Path("runs", name, "journal.jsonl").read_text().splitlines() for name in ("counterfact", "counterfact-2"))
     assert len(first) == len(second) == 1
@@ -190,13 +170,7 @@ def test_a_second_run_takes_a_folder_of_its_own(gpt2, tmp_path, capsys):
 def test_interrupt_leaves_a_checkpoint_that_resumes_to_the_same_weights(gpt2, tmp_path):
     path = write_facts(tmp_path / "facts.jsonl", 40)
     base = [
-        "fit",
-        "--config",
-        "configs/counterfact.yaml",
-        "--model.pretrained",
-        gpt2,
-        "--data.path",
-        path,
+        *over(gpt2, path),
         "--data.batch_size",
         "2",
         *FAST,
@@ -253,6 +227,7 @@ MISTAKES = {
     "empty target": (["--data.path", "target.jsonl"], "target"),
     "read-only run folder": (["--run_dir", "file/run"], "cannot be written to"),
     "checkpoint": (["--ckpt_path", "none.ckpt"], "there is no checkpoint"),
+    "nothing to go on from": (["--ckpt_path", "last"], "there is no checkpoint runs/counterfact/checkpoints/last.ckpt"),
     "foreign checkpoint": (["--ckpt_path", "file"], "was not written by lit_edit"),
     "order": (["--data.order", "sideways"], "data.order"),
 }
@@ -274,13 +249,7 @@ def test_mistakes_end_in_one_sentence_and_exit_code_two(mistake, gpt2, tmp_path,
     arguments, sentence = MISTAKES[mistake]
     path = write_facts(tmp_path / "facts.jsonl", 2)
     base = [
-        "fit",
-        "--config",
-        "configs/counterfact.yaml",
-        "--model.pretrained",
-        gpt2,
-        "--data.path",
-        path,
+        *over(gpt2, path),
         *FAST,
         "--baseline",
         "false",
@@ -293,7 +262,7 @@ def test_mistakes_end_in_one_sentence_and_exit_code_two(mistake, gpt2, tmp_path,
 
 def test_a_cache_of_other_weights_is_refused(gpt2, tmp_path, capsys):
     path = write_facts(tmp_path / "facts.jsonl", 2)
-    base = ["fit", "--config", "configs/counterfact.yaml", "--model.pretrained", gpt2, "--data.path", path, *FAST]
+    base = [*over(gpt2, path), *FAST]
     assert run(*base) == 0
     for note in Path("checkpoints/cache/spectrum").glob("*.json"):
         content = json.loads(note.read_text())
@@ -332,21 +301,7 @@ def test_an_editor_from_outside_is_one_class_path(gpt2, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(sys, "path", [*sys.path])
     path = write_facts(tmp_path / "facts.jsonl", 2)
-    assert (
-        run(
-            "fit",
-            "--config",
-            "configs/counterfact.yaml",
-            "--model.pretrained",
-            gpt2,
-            "--data.path",
-            path,
-            "--model.editor",
-            "mine.Gentle",
-            *FAST,
-        )
-        == 0
-    )
+    assert run(*over(gpt2, path), "--model.editor", "mine.Gentle", *FAST) == 0
     assert json.loads(Path("runs/counterfact/summary.json").read_text())["editor"] == "Gentle"
 
 

@@ -172,7 +172,8 @@ def test_plain_data_survives_the_checkpoint_format(tmp_path):
     assert not (tmp_path / "y.ckpt").exists()
 
 
-def test_a_finished_stream_that_has_grown_goes_on(model, tmp_path):
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_finished_stream_that_has_grown_goes_on(model, tmp_path, idle):
     def over(count, folder, ckpt=None):
         folder.mkdir(exist_ok=True)
         module = editor(model, tmp_path / "cache")
@@ -180,8 +181,11 @@ def test_a_finished_stream_that_has_grown_goes_on(model, tmp_path):
         run.fit(module, datamodule=stream(folder, count), ckpt_path=ckpt)
         return module
 
+    last = str(tmp_path / "grown" / "checkpoints" / "last.ckpt")
     over(4, tmp_path / "grown")
-    grown = over(8, tmp_path / "grown", str(tmp_path / "grown" / "checkpoints" / "last.ckpt"))
+    if idle:  # a resume that finds nothing to do closes the epoch
+        over(4, tmp_path / "grown", last)
+    grown = over(8, tmp_path / "grown", last)
     whole = over(8, tmp_path / "whole")
     assert grown.position == 8
     for name, value in state(whole).items():
@@ -194,3 +198,14 @@ def test_a_run_that_does_not_resume_leaves_an_earlier_journal_alone(model, tmp_p
     with pytest.raises(EditError, match="holds a run of 1 batches"):
         fit(model, tmp_path / "run")
     assert (tmp_path / "run" / "journal.jsonl").read_text() == before
+
+
+def test_a_checkpoint_of_weights_only_is_scored_but_not_resumed(model, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = trainer(folder, [saving(folder, save_weights_only=True)], enable_checkpointing=True, max_steps=1)
+    run.fit(editor(model, tmp_path / "cache"), datamodule=stream(folder))
+    last = str(folder / "checkpoints" / "last.ckpt")
+    with pytest.raises(EditError, match="weights only"):
+        fit(model, folder, last)
+    assert trainer(folder).validate(editor(model, tmp_path / "cache"), datamodule=stream(folder), ckpt_path=last, verbose=False)
