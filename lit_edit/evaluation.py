@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning as L
@@ -35,6 +37,7 @@ class Evaluated(L.LightningModule):
         """Requests of the stream that lie behind: written, rejected or set aside."""
         self.scores = EditScores("before")
         self.probe_means: dict[str, MeanMetric] = {}
+        self._view = ExitStack()
 
     @property
     def scorer(self) -> Scorer:
@@ -43,6 +46,23 @@ class Evaluated(L.LightningModule):
 
     def _probes(self) -> list[Probe]:
         return list(getattr(getattr(self.trainer, "datamodule", None), "probes", None) or [])
+
+    @contextmanager
+    def evaluated_model(self) -> Iterator[None]:
+        """The model as it is to be evaluated, inside the block."""
+        yield
+
+    def on_validation_start(self) -> None:
+        """Show the model as it is to be evaluated."""
+        self._view = ExitStack()
+        self._view.enter_context(self.evaluated_model())
+
+    def on_validation_end(self) -> None:
+        """Show the model as it was."""
+        self._view.close()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
     def on_validation_epoch_start(self) -> None:
         """Forget earlier scores; before the first edit the protocol is ``before``, later ``so_far``."""

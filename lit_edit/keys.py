@@ -42,6 +42,15 @@ class KeyPass:
         return torch.cat([chunk.keys(layer) for chunk in self._chunks])
 
     @torch.no_grad()
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Input ``[n, rows, d_in]`` and output ``[n, rows, d_out]`` of the down-projection at the subject, row by row.
+
+        The bare prompt is row 0. Layers must be asked for in ascending order.
+        """
+        inputs, outputs = zip(*(chunk.rows(layer) for chunk in self._chunks), strict=True)
+        return torch.cat(inputs), torch.cat(outputs)
+
+    @torch.no_grad()
     def values(self, layer: int) -> Tensor:
         """Output of block ``layer`` at the subject of the bare prompts, weights as they are: ``[n, d_model]`` float32."""
         return torch.cat([chunk.values(layer) for chunk in self._chunks])
@@ -75,6 +84,12 @@ class _Chunk:
         self.hidden: Tensor | None = None  # output of block `layer`, distinct rows
 
     def keys(self, layer: int) -> Tensor:
+        inputs_NJI, outputs_NJO = self.rows(layer)
+        self.written = outputs_NJO[:, 0]
+        # A sum over one dimension, not index_add: that is not deterministic on a GPU.
+        return (inputs_NJI * self.weight_J[None, :, None]).sum(1)
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(self.subject_U), device=self.subject_U.device)
         shape = self.inputs["input_ids"].shape  # some families (OPT) flatten rows and positions before the MLP
         kept: list[Tensor] = []
@@ -94,9 +109,8 @@ class _Chunk:
                 self._run(down, start)
         if layer > 0:
             self.layer, self.hidden = layer - 1, entrance[0]
-        self.written = output[0].reshape(*shape, -1)[self.bare_N, self.subject_U[self.bare_N]].float()
-        # A sum over one dimension, not index_add: that is not deterministic on a GPU.
-        return (kept[0][self.row_NJ] * self.weight_J[None, :, None]).sum(1)
+        put_out = output[0].reshape(*shape, -1)[rows, self.subject_U].float()
+        return kept[0][self.row_NJ], put_out[self.row_NJ]
 
     def _run(self, until: torch.nn.Module, start: int) -> None:
         if start < 0:

@@ -25,8 +25,9 @@ from lit_edit.prompts import EditRows, Encoder, sample_contexts
 from lit_edit.request import EditBatch, SetAside
 from lit_edit.spectrum import Spectrum
 from lit_edit.store import Store, fingerprint
-from lit_edit.targets import Step, TargetOptions, Targets, optimise
-from lit_edit.walk import LayerWalk, Rejected, Walked
+from lit_edit.state import State, restore, snapshot
+from lit_edit.targets import TargetOptions, Targets
+from lit_edit.workbench import Rejected, Workbench, solving
 
 OnPhase = Callable[[str, int, int], None]
 
@@ -34,14 +35,14 @@ OnPhase = Callable[[str, int, int], None]
 class ContinualEditor(Evaluated):
     """Edits a stream of facts into a causal language model under any editor and any guards.
 
-    ``training_step`` optimises what the layers should write (the only autograd); ``backward`` asks the editor, layer by
-    layer, for the closed-form change that makes them write it, lets the guards cut it, and stores ``grad = -delta``; plain
-    ``SGD(lr=1)`` applies all layers at once. Edited matrices have float32 masters that the optimiser owns; the model's own
-    copy is a cast of them. A batch is all or nothing.
+    ``training_step`` asks the editor what the layers should write; ``backward`` asks it, layer by layer, for the change that
+    makes them write it, lets the guards cut it, and stores ``grad = -delta``; plain ``SGD(lr=1)`` applies all layers at once.
+    Edited matrices have float32 masters that the optimiser owns; the model's own copy is a cast of them. A batch is all or
+    nothing; editors that apply requests one after another refuse a bad one alone.
 
     Args:
         pretrained: folder or hub id of any Hugging Face causal language model.
-        editor: which change makes the keys write the residuals.
+        editor: which change writes a batch of facts.
         layers: blocks whose MLP down-projection is edited; targets are optimised at the last of them. Default: a proposal
             from the model's depth (:meth:`lit_edit.anatomy.Anatomy.proposed_layers`).
         guards: what the change must not touch, in the order written (REVIVE last).
@@ -100,8 +101,8 @@ class ContinualEditor(Evaluated):
         self.wants_spectra = False
         """Whether a callback needs the original spectra even if no guard does."""
         self._listeners: list[OnPhase] = []
-        self._pending: tuple[BatchOutcome, list[EditRows], Targets] | None = None
-        self._keys: dict[int, Tensor] = {}
+        self._pending: tuple[BatchOutcome, list[EditRows], Workbench, Targets | None] | None = None
+        self._state: State = []
 
     # ------------------------------------------------------------------------------------------------ the model
 
@@ -145,6 +146,26 @@ class ContinualEditor(Evaluated):
         self.show_model(self.original)
         try:
             yield self.anatomy
+        finally:
+            self.show_model(self.master)
+
+    @contextmanager
+    def evaluated_model(self) -> Iterator[None]:
+        """The edited model as it is evaluated: some guards (PRUNE) restrain only this view and never the weights behind it."""
+        viewing = [guard for guard in self.guard_list() if type(guard).view is not Guard.view]
+        if not viewing:
+            yield
+            return
+
+        def seen(layer: int) -> Tensor:
+            weight = self.master(layer).detach()
+            for guard in viewing:
+                weight = guard.view(layer, weight)
+            return weight
+
+        self.show_model(seen)
+        try:
+            yield
         finally:
             self.show_model(self.master)
 
@@ -222,7 +243,7 @@ class ContinualEditor(Evaluated):
             options = self.targets
             if self.templates is None:
                 self.templates = sample_contexts(
-                    anatomy.model, self.encoder, options.context_starts, options.contexts, options.context_tokens, self.seed
+                    anatomy.model, self.encoder, options.context_starts, options.contexts, options.context_lengths, self.seed
                 )
             moments = (
                 second_moments(anatomy, self.encoder, self.layers, self.corpus, self.moment_tokens, self.store, self._tell)
@@ -242,75 +263,81 @@ class ContinualEditor(Evaluated):
     # ------------------------------------------------------------------------------------------------ the step
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> STEP_OUTPUT:
-        """What should the layers write? Targets of the batch; the returned loss is for display only."""
+        """What should the layers write? The returned loss is for display only."""
         started = time.perf_counter()
         outcome = BatchOutcome(batch)
         rows: list[EditRows] = []
-        edited = []
         for index, request in enumerate(batch.requests):
             try:
-                rows.append(self.encoder.rows(request, self.templates or ()))
-                edited.append(request)
+                rows.append(self.editor.rows(self.encoder, request, self.templates or ()))
             except MalformedRecord as error:
                 source = request.source or f"stream position {batch.start + index}"
                 outcome.set_aside.append(SetAside(source, error.field, error.reason))
-        outcome.edited = tuple(edited)
-        if rows:
-            targets = self._optimise(rows)
-            outcome.loss, outcome.probability = float(targets.loss_N.mean()), float(targets.probability_N.mean())
-        else:
-            width = self.anatomy.d_model
-            empty = torch.zeros(0, width, device=self.device)
-            targets = Targets(empty, empty, empty[:, 0], empty[:, 0])
-        outcome.scalars["time/targets_seconds"] = time.perf_counter() - started
-        self._pending = (outcome, rows, targets)
-        return torch.tensor(outcome.loss)
+        bench = self.workbench()
+        aimed = self.editor.aim(bench, rows) if rows else None
+        outcome.scalars["time/step_seconds"] = time.perf_counter() - started
+        self._pending = (outcome, rows, bench, aimed)
+        return torch.tensor(_mean(bench.losses, "loss_N"))
 
-    def _optimise(self, rows: list[EditRows]) -> Targets:
-        passes = 0
-        chunks = -(-len(rows) // self.targets.requests_at_once)
-
-        def count(step: Step) -> None:
-            nonlocal passes
-            passes += 1
-            self._tell("targets", passes, chunks * self.targets.steps)
-
-        return optimise(self.anatomy, rows, self.layers[-1], self.targets, self.encoder.pad, count)
+    def workbench(self) -> Workbench:
+        """The model, its weights and the guards, ready for one batch."""
+        return Workbench(
+            anatomy=self.anatomy,
+            layers=self.layers,
+            guards=self.guard_list(),
+            master=lambda layer: self.master(layer).detach(),
+            original=self.original,
+            options=self.targets,
+            pad=self.encoder.pad,
+            max_change=self.max_change,
+            tell=self._tell,
+            stateful=[self.editor, *self.guard_list()],
+        )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Which change makes them write it? The walk over the layers; leaves ``grad = -delta`` on every master."""
+        """Which change makes them write it? Leaves ``grad = -delta`` on every master, and everything else as it was."""
         assert self._pending is not None
-        outcome, rows, targets = self._pending
+        outcome, rows, bench, aimed = self._pending
         started = time.perf_counter()
+        before = snapshot(bench.stateful)
+        changes: dict[int, Tensor] = {}
         try:
-            walked = self._walk()(rows, targets.values_ND) if rows else Walked()
+            if rows:
+                with solving():
+                    self.editor.change(bench, rows, aimed)
+                    bench.finish()
+            changes, self._state = bench.changes, snapshot(bench.stateful)
         except Rejected as reason:
-            walked = Walked()
-            outcome.rejected, outcome.edited = str(reason), ()
-        for layer in self.layers:
-            delta = walked.deltas.get(layer)
-            self.master(layer).grad = torch.zeros_like(self.master(layer)) if delta is None else -delta
-        self._keys = walked.keys
-        outcome.scalars.update(walked.scalars)
+            outcome.rejected, self._state = str(reason), before
+        finally:
+            restore(before)
+            bench.clear()
+        self._hand_over(changes)
+        self._account(outcome, rows, bench)
         outcome.scalars["time/walk_seconds"] = time.perf_counter() - started
+        total = outcome.scalars.pop("time/step_seconds") + outcome.scalars["time/walk_seconds"]
+        outcome.scalars["time/targets_seconds"] = bench.seconds
+        outcome.scalars["time/walk_seconds"] = total - bench.seconds
         if self.journal is not None:
             # Before the step: if this fails the batch is not applied, and a record too many is cut off when the run resumes.
             position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
             self.journal.append(outcome, position, edits)
 
-    def _walk(self) -> LayerWalk:
-        return LayerWalk(
-            anatomy=self.anatomy,
-            layers=self.layers,
-            editor=self.editor,
-            guards=self.guard_list(),
-            weight=lambda layer: self.master(layer).detach(),
-            original=self.original,
-            pad=self.encoder.pad,
-            requests_at_once=self.targets.requests_at_once,
-            max_change=self.max_change,
-            tell=self._tell,
-        )
+    def _hand_over(self, changes: dict[int, Tensor]) -> None:
+        """Changes as gradients: plain SGD with learning rate 1 then adds them."""
+        for layer in self.layers:
+            change = changes.get(layer)
+            self.master(layer).grad = torch.zeros_like(self.master(layer)) if change is None else -change
+
+    def _account(self, outcome: BatchOutcome, rows: list[EditRows], bench: Workbench) -> None:
+        """What became of the requests."""
+        refused = {id(row.request) for row, _ in bench.refused}
+        for row, reason in bench.refused:
+            outcome.set_aside.append(SetAside(row.request.source or row.request.name, "*", f"could not be written: {reason}"))
+        if outcome.rejected is None:
+            outcome.edited = tuple(row.request for row in rows if id(row.request) not in refused)
+            outcome.scalars.update(bench.scalars)
+        outcome.loss, outcome.probability = _mean(bench.losses, "loss_N"), _mean(bench.losses, "probability_N")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Let SGD apply all layers; then commit, in the same call, everything that belongs to the batch."""
@@ -322,9 +349,8 @@ class ContinualEditor(Evaluated):
         outcome = self._pending[0]
         self._pending = None
         self.show_model(self.master)
-        for layer, keys in self._keys.items():
-            self.editor.remember(layer, keys)
-        self._keys = {}
+        restore(self._state)
+        self._state = []
         self.position = outcome.batch.start + len(outcome.batch)
         self.edits += len(outcome.edited)
         self.batches += 1
@@ -357,7 +383,7 @@ class ContinualEditor(Evaluated):
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "format": 1,
+            "format": 2,
             "pretrained": self.pretrained,
             "revision": self.revision,
             "layers": list(self.layers),
@@ -391,3 +417,9 @@ class ContinualEditor(Evaluated):
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         self.show_model(self.master)
         return result
+
+
+def _mean(found: list[Targets], name: str) -> float:
+    """Mean over all requests whose targets were optimised, NaN where none were."""
+    values = [getattr(targets, name) for targets in found]
+    return float(torch.cat(values).mean()) if values else float("nan")

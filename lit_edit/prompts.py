@@ -38,6 +38,8 @@ class EditRows:
     """Prompt plus target without its last token: first bare, then one row per context."""
     kl: Row
     """The KL prompt, ended at the subject's last token: nothing behind it can matter to a causal model."""
+    request: EditRequest
+    """The fact itself."""
 
     @property
     def reading(self) -> tuple[Row, ...]:
@@ -117,8 +119,13 @@ class Encoder:
         Args:
             request: the fact.
             contexts: context templates with one ``{}`` each; the bare prompt is always added in front.
+
+        Raises:
+            MalformedRecord: if the request names no subject, or cannot be tokenised as it has to be.
         """
         subject = request.subject.strip()
+        if not subject:
+            raise MalformedRecord("subject", "is missing; this editor reads its keys at the subject's last token")
         rewriting = []
         for context in ("{}", *contexts):
             head, tail = context.split("{}")
@@ -130,7 +137,18 @@ class Encoder:
             rewriting.append(Row(tuple(ids[:-1]), at, labels))
         ids, spans = self.encode(KL_PROMPT.replace("{}", subject))
         at = self.subject_index(spans, KL_PROMPT.index("{}") + len(subject))
-        return EditRows(tuple(rewriting), Row(tuple(ids[: at + 1]), at))
+        return EditRows(tuple(rewriting), Row(tuple(ids[: at + 1]), at), request)
+
+    def answer_rows(self, request: EditRequest) -> EditRows:
+        """The bare prompt with its answer alone, for editors that need no subject; ``subject`` is the prompt's last token.
+
+        Raises:
+            MalformedRecord: if the request cannot be tokenised as it has to be.
+        """
+        ids, _, first = self.with_target(request.text, request.target_new)
+        labels = tuple((first - 1 + i, token) for i, token in enumerate(ids[first:]))
+        prompt = Row(tuple(ids[:first]), first - 1)
+        return EditRows((Row(tuple(ids[:-1]), first - 1, labels),), prompt, request)
 
 
 def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
@@ -144,20 +162,26 @@ def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
 
 @torch.no_grad()
 def sample_contexts(
-    model: torch.nn.Module, encoder: Encoder, starts: Sequence[str], count: int, length: int, seed: int, top_k: int = 5
+    model: torch.nn.Module,
+    encoder: Encoder,
+    starts: Sequence[str],
+    count: int,
+    lengths: Sequence[int],
+    seed: int,
+    top_k: int = 5,
 ) -> tuple[str, ...]:
     """Context templates: text that the model itself continues from a few words, then ``". {}"``.
 
     They belong to the targets and keys of a whole run and are sampled once, from the unedited model, with a generator of
-    their own, so that no other random state moves. Source: the released MEMIT code (top-k sampling, k = 5, 10 tokens
-    in all); the seed is ours.
+    their own, so that no other random state moves. Source: the released MEMIT code (top-k sampling, k = 5, five templates of
+    10 tokens in all) and ROME's (ten of 5 and ten of 10 tokens); the seed is ours.
 
     Args:
         model: the unedited model.
         encoder: its tokenizer.
         starts: words to continue, used in turn.
         count: number of templates.
-        length: tokens of a template, its start included.
+        lengths: tokens of a template, its start included; each length gets an even share of the templates.
         seed: of the sampling.
         top_k: candidates per step.
     """
@@ -166,7 +190,7 @@ def sample_contexts(
     templates = []
     for index in range(count):
         ids, _ = encoder.encode(starts[index % len(starts)])
-        while len(ids) < length:
+        while len(ids) < lengths[index * len(lengths) // count]:
             inputs = right_pad([ids], encoder.pad, device)
             logits = model(**inputs, use_cache=False).logits[0, -1].float()
             best = logits.topk(min(top_k, len(logits)))

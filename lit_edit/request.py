@@ -13,14 +13,17 @@ from lit_edit.errors import MalformedRecord
 class EditRequest:
     """One fact: after the edit, ``prompt`` with its subject should be answered by ``target_new``.
 
+    A fact without a subject (``subject=""`` and no ``{}`` in the prompt) can be written by editors that work on gradients;
+    those that read keys at the subject set it aside.
+
     Raises:
-        MalformedRecord: if the prompt does not hold exactly one ``{}``, or the subject or target is empty.
+        MalformedRecord: if the prompt does not hold exactly one ``{}`` for its subject, or subject or target is empty.
     """
 
     prompt: str
     """Text with exactly one ``{}`` where the subject stands, e.g. ``"{} was born in"``."""
     subject: str
-    """The entity whose stored value is rewritten, without surrounding blanks."""
+    """The entity whose stored value is rewritten, without surrounding blanks; empty if the prompt names none."""
     target_new: str
     """The answer to write, without a leading blank."""
     target_true: str | None = None
@@ -41,9 +44,11 @@ class EditRequest:
         for name in ("subject", "target_new"):
             object.__setattr__(self, name, getattr(self, name).strip())
         object.__setattr__(self, "prompt", self.prompt.rstrip())
-        if self.prompt.count("{}") != 1:
+        if not self.prompt:
+            raise MalformedRecord("prompt", "is empty; it is the text that the answer follows")
+        if self.subject and self.prompt.count("{}") != 1:
             raise MalformedRecord("prompt", f"needs exactly one '{{}}' for the subject, found {self.prompt!r}")
-        if not self.subject:
+        if not self.subject and "{}" in self.prompt:
             raise MalformedRecord("subject", "is empty; it names the entity that the fact is about")
         if not self.target_new:
             raise MalformedRecord("target_new", "is empty; it is the answer to write")

@@ -22,6 +22,14 @@ class Inverse(Protocol):
         ...
 
 
+class Metric(Inverse, Protocol):
+    """An inverse that also knows its matrix."""
+
+    def matrix(self, d_in: int) -> Tensor:
+        r""":math:`A` itself, ``[d_in, d_in]`` float64."""
+        ...
+
+
 class SpectralInverse:
     r"""Inverse of :math:`A = s\,C + \nu I` from one eigendecomposition :math:`C = V \Lambda V^T`.
 
@@ -57,28 +65,121 @@ class SpectralInverse:
         """See :class:`Inverse`."""
         return self.vectors @ ((self.vectors.T @ columns_IN.double()) / self.values[:, None])
 
+    def matrix(self, d_in: int) -> Tensor:
+        """See :class:`Metric`."""
+        return (self.vectors * self.values) @ self.vectors.T
+
+
+class Ridge:
+    r"""Inverse of :math:`A = \nu I`.
+
+    Args:
+        ridge: ``nu`` > 0.
+
+    Raises:
+        EditError: if ``nu`` is not positive.
+    """
+
+    def __init__(self, ridge: float) -> None:
+        if not ridge > 0:
+            raise EditError(f"the preservation term is singular: its ridge is {ridge:g}; it must be positive")
+        self.ridge = ridge
+
+    def __call__(self, columns_IN: Tensor) -> Tensor:
+        """See :class:`Inverse`."""
+        return columns_IN.double() / self.ridge
+
+    def matrix(self, d_in: int) -> Tensor:
+        """See :class:`Metric`."""
+        return self.ridge * torch.eye(d_in, dtype=torch.float64)
+
+
+class DenseInverse:
+    r"""Inverse of a symmetric positive definite matrix by its Cholesky factor.
+
+    Args:
+        matrix_II: ``A`` ``[d_in, d_in]``.
+
+    Raises:
+        EditError: if ``A`` is not positive definite.
+    """
+
+    def __init__(self, matrix_II: Tensor) -> None:
+        matrix = matrix_II.double()
+        self.factor, failed = torch.linalg.cholesky_ex((matrix + matrix.T) / 2)
+        if int(failed) != 0:
+            raise EditError("the preservation term is singular; use a larger lambda or ridge")
+
+    def __call__(self, columns_IN: Tensor) -> Tensor:
+        """See :class:`Inverse`."""
+        return torch.cholesky_solve(columns_IN.double(), self.factor)
+
 
 class WithHistory:
     r"""Inverse of :math:`A_0 + H H^T` for remembered keys ``H`` ``[d_in, h]``, by the Woodbury identity.
 
     .. math:: A^{-1} X = A_0^{-1} X - G\,(I + H^T G)^{-1} G^T X, \qquad G = A_0^{-1} H
 
+    It grows by portions: :meth:`extended` adds columns to ``H`` and reuses what is there.
+
     Args:
         base: inverse of :math:`A_0`.
-        history_IH: remembered keys as columns.
+        history_IH: remembered keys as columns; ``None`` for none yet.
     """
 
-    def __init__(self, base: Inverse, history_IH: Tensor) -> None:
-        history = history_IH.double()
+    def __init__(self, base: Inverse, history_IH: Tensor | None = None) -> None:
         self.base = base
-        self.applied = base(history)  # [I, H]
-        gram = history.T @ self.applied
-        gram.diagonal().add_(1.0)
-        self.factor = torch.linalg.cholesky(gram)
+        self.history: Tensor | None = None  # [I, H]
+        self.applied: Tensor | None = None  # [I, H]
+        self.gram: Tensor | None = None  # [H, H], I + H^T G
+        if history_IH is not None:
+            self._append(history_IH)
+
+    @property
+    def count(self) -> int:
+        """Number of remembered keys."""
+        return 0 if self.history is None else self.history.shape[1]
+
+    def extends(self, keys_HI: Tensor) -> bool:
+        """Whether the first :attr:`count` of some keys (rows) are those remembered here."""
+        if self.history is None:
+            return True
+        return self.count <= len(keys_HI) and torch.equal(self.history, keys_HI[: self.count].double().T)
+
+    def extended(self, more_IN: Tensor) -> WithHistory:
+        """The same inverse with further keys, ``[d_in, n]``."""
+        other = WithHistory(self.base)
+        other.history, other.applied, other.gram = self.history, self.applied, self.gram
+        other._append(more_IN)
+        return other
+
+    def _append(self, more_IN: Tensor) -> None:
+        more = more_IN.double()
+        applied = self.base(more)
+        block = more.T @ applied
+        block.diagonal().add_(1.0)
+        if self.history is None or self.applied is None or self.gram is None:
+            self.history, self.applied, self.gram = more, applied, block
+        else:
+            side = self.history.T @ applied
+            self.gram = torch.cat([torch.cat([self.gram, side], 1), torch.cat([side.T, block], 1)])
+            self.history = torch.cat([self.history, more], 1)
+            self.applied = torch.cat([self.applied, applied], 1)
+        self._factor: Tensor | None = None
+
+    @property
+    def factor(self) -> Tensor:
+        """Cholesky factor of :math:`I + H^T G`, ``[h, h]``; made when it is first asked for."""
+        assert self.gram is not None
+        if self._factor is None:
+            self._factor = torch.linalg.cholesky((self.gram + self.gram.T) / 2)
+        return self._factor
 
     def __call__(self, columns_IN: Tensor) -> Tensor:
         """See :class:`Inverse`."""
         columns = columns_IN.double()
+        if self.applied is None:
+            return self.base(columns)
         return self.base(columns) - self.applied @ torch.cholesky_solve(self.applied.T @ columns, self.factor)
 
 

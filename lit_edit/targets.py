@@ -7,7 +7,8 @@ P = target tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,17 +37,19 @@ class TargetOptions:
     """A request is done once its loss falls below this."""
     contexts: int = 5
     """Context templates sampled from the unedited model, besides the bare prompt."""
-    context_tokens: int = 10
-    """Length of a sampled context in tokens."""
+    context_tokens: int | tuple[int, ...] = 10
+    """Length of a sampled context in tokens; several lengths share the contexts evenly, in the order given."""
     context_starts: tuple[str, ...] = ("The", "Therefore", "Because", "I", "You")
     """Words that sampled contexts start from, used in turn."""
     requests_at_once: int = 32
     """Requests optimised together: memory against speed; the result does not depend on it beyond rounding."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "context_tokens", "requests_at_once"):
+        for name in ("steps", "requests_at_once"):
             if getattr(self, name) < 1:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.context_lengths or min(self.context_lengths) < 1:
+            raise EditError(f"--model.targets.context_tokens is {self.context_tokens}; a context has at least 1 token")
         for name in ("lr", "clamp"):
             if not getattr(self, name) > 0:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must be positive")
@@ -55,6 +58,11 @@ class TargetOptions:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must not be negative")
         if self.contexts and not self.context_starts:
             raise EditError("--model.targets.context_starts is empty; sampled contexts need a word to start from")
+
+    @property
+    def context_lengths(self) -> tuple[int, ...]:
+        """:attr:`context_tokens` as a tuple."""
+        return (self.context_tokens,) if isinstance(self.context_tokens, int) else tuple(self.context_tokens)
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,38 @@ class Step:
     kl: Tensor  # [n]
     decay: Tensor  # [n]
     probability: Tensor  # [n] exp(-NLL) of a row, mean over rows
+    context_tokens: Tensor  # [n] target tokens of all context rows (of the bare row, where there are no contexts)
+    context_hits: Tensor  # [n] how many of them are the argmax
+
+
+class StopRule(Protocol):
+    """Which requests are done, besides those whose loss is small enough. Made anew for every optimisation."""
+
+    def __call__(self, seen: Step) -> Tensor:
+        """A mask over ``seen.requests``; these requests are not changed any more."""
+        ...
+
+
+class PredictedFor:
+    """Done at the ``patience``-th forward pass in which all target tokens of all context rows are the argmax.
+
+    Args:
+        patience: number of such passes; they need not follow each other.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self._passes: dict[int, int] = {}
+
+    def __call__(self, seen: Step) -> Tensor:
+        """See :class:`StopRule`."""
+        return self._count(seen, seen.context_hits == seen.context_tokens)
+
+    def _count(self, seen: Step, right: Tensor) -> Tensor:
+        for request, good in zip(seen.requests.tolist(), right.tolist(), strict=True):
+            self._passes[request] = self._passes.get(request, 0) + bool(good)
+        done = [self._passes[request] >= self.patience for request in seen.requests.tolist()]
+        return torch.tensor(done, device=right.device)
 
 
 @dataclass(frozen=True)
@@ -77,7 +117,7 @@ class Targets:
     values_ND: Tensor
     """Target values ``z* = z0 + delta``, ``[n, hidden]``, float32."""
     start_ND: Tensor
-    """Values ``z0`` of the bare prompts before the edit."""
+    """Values ``z0`` that the changes were counted from: the bare prompts before the edit, or ``origin_ND``."""
     loss_N: Tensor
     """Loss of each request at its last forward pass."""
     probability_N: Tensor
@@ -130,6 +170,9 @@ def optimise(
     options: TargetOptions,
     pad: int,
     on_step: Callable[[Step], None] | None = None,
+    origin_ND: Tensor | None = None,
+    confine: Callable[[Tensor], Tensor] | None = None,
+    stop: StopRule | None = None,
 ) -> Targets:
     r"""Find the values at the subject's last token that make the model give the new answers.
 
@@ -153,31 +196,44 @@ def optimise(
         options: see :class:`TargetOptions`.
         pad: token id for padding.
         on_step: shown every forward pass.
+        origin_ND: values ``z0`` that the change is counted from, whose norm bounds and scales it, ``[n, hidden]``; default: the
+            output of block ``layer`` at the bare prompts. ROME counts from the MLP's output: adding to that output is adding
+            to the block's, but the bound is another one.
+        confine: applied to the changes ``[n, hidden]`` after every update, before the bound.
+        stop: ends requests early.
 
     Returns:
         Targets of all requests in the order given.
     """
-    parts = [
-        _optimise_some(anatomy, requests[at : at + options.requests_at_once], at, layer, options, pad, on_step)
-        for at in range(0, len(requests), options.requests_at_once)
-    ]
+    size = options.requests_at_once
+    parts = []
+    for at in range(0, len(requests), size):
+        origin = None if origin_ND is None else origin_ND[at : at + size]
+        extra = _Extra(at, on_step, origin, confine, stop)
+        parts.append(_optimise_some(anatomy, requests[at : at + size], layer, options, pad, extra))
     return Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in Targets.__dataclass_fields__))
 
 
+@dataclass(frozen=True)
+class _Extra:
+    """What only some callers of :func:`optimise` give; see there."""
+
+    offset: int
+    """Index in the batch of the first request."""
+    on_step: Callable[[Step], None] | None
+    origin_ND: Tensor | None
+    confine: Callable[[Tensor], Tensor] | None
+    stop: StopRule | None
+
+
 def _optimise_some(
-    anatomy: Anatomy,
-    requests: Sequence[EditRows],
-    offset: int,
-    layer: int,
-    options: TargetOptions,
-    pad: int,
-    on_step: Callable[[Step], None] | None,
+    anatomy: Anatomy, requests: Sequence[EditRows], layer: int, options: TargetOptions, pad: int, extra: _Extra
 ) -> Targets:
     with torch.no_grad():
         problem = _pose(anatomy, requests, layer, pad)
         rows_before = [sum(len(r.rewriting) for r in requests[:i]) for i in range(len(requests))]
         bare = torch.tensor(rows_before, device=anatomy.device)
-        z0 = problem.hidden_RTD[bare, problem.subject_R[bare]].float()
+        z0 = problem.hidden_RTD[bare, problem.subject_R[bare]].float() if extra.origin_ND is None else extra.origin_ND.float()
     final = Targets(z0.clone(), z0, z0.new_zeros(len(requests)), z0.new_zeros(len(requests)))
     z0_norm = z0.norm(dim=1)
     delta = torch.zeros_like(z0, requires_grad=True)
@@ -187,23 +243,28 @@ def _optimise_some(
     for step in range(options.steps):
         with torch.enable_grad():
             current = delta[problem.requests_N]
-            nll, log_kl, probability, initial = _losses(anatomy, problem, current, layer)
+            seen = _losses(anatomy, problem, current, layer)
             if problem.initial_KV is None:
-                problem = _with_initial(problem, initial.detach())
-            kl = options.kl_factor * log_kl(problem.initial_KV)
+                problem = replace(problem, initial_KV=seen.behind_KV.detach())
+            assert problem.initial_KV is not None
+            nll = seen.nll_N
+            kl = options.kl_factor * (seen.behind_KV.exp() * (seen.behind_KV - problem.initial_KV)).sum(-1)
             decay = options.weight_decay * current.norm(dim=1) / z0_norm[problem.requests_N].square()
             total = nll + kl + decay
             loss = total.sum()  # summed, not averaged: every request keeps the gradient it has alone
         alive = running[problem.requests_N]
-        shown = [part.detach()[alive] for part in (current, total, nll, kl, decay, probability)]
         taking_part = problem.requests_N[alive]
-        if on_step is not None:
-            # Indexing by a mask has copied: the leaf is updated in place right after.
-            on_step(Step(taking_part + offset, *shown))
-        final.loss_N[taking_part] = shown[1]
-        final.probability_N[taking_part] = shown[5]
-        done = alive & (total.detach() < options.stop_loss)
-        running[problem.requests_N[done]] = False
+        parts = (current, total, nll, kl, decay, seen.probability_N, seen.tokens_N, seen.hits_N)
+        # Indexing by a mask has copied: the leaf is updated in place right after.
+        shown = Step(taking_part + extra.offset, *(part.detach()[alive] for part in parts))
+        if extra.on_step is not None:
+            extra.on_step(shown)
+        final.loss_N[taking_part] = shown.total
+        final.probability_N[taking_part] = shown.probability
+        done = shown.total < options.stop_loss
+        if extra.stop is not None:
+            done |= extra.stop(shown)
+        running[taking_part[done]] = False
         if step == options.steps - 1 or not bool(running.any()):
             break
         adam.zero_grad(set_to_none=False)
@@ -211,6 +272,8 @@ def _optimise_some(
         with torch.no_grad():
             before = delta.detach().clone()
             adam.step()
+            if extra.confine is not None:
+                delta.copy_(extra.confine(delta))
             norm = delta.norm(dim=1)
             largest = options.clamp * z0_norm
             scale = torch.where(norm > largest, largest / norm, torch.ones_like(norm))
@@ -252,14 +315,19 @@ def _pose(anatomy: Anatomy, requests: Sequence[EditRows], layer: int, pad: int) 
     )
 
 
-def _with_initial(problem: _Problem, initial_KV: Tensor) -> _Problem:
-    return _Problem(**{**problem.__dict__, "initial_KV": initial_KV})
+@dataclass(frozen=True)
+class _Seen:
+    """What one forward pass gives, per request still in the problem."""
+
+    nll_N: Tensor
+    probability_N: Tensor
+    tokens_N: Tensor
+    hits_N: Tensor
+    behind_KV: Tensor
+    """Log-probabilities behind the subject of the KL rows."""
 
 
-def _losses(
-    anatomy: Anatomy, problem: _Problem, delta_ND: Tensor, layer: int
-) -> tuple[Tensor, Callable[[Tensor | None], Tensor], Tensor, Tensor]:
-    """NLL per request, the KL term as a function of the initial log-probabilities, target probability, log-probabilities."""
+def _losses(anatomy: Anatomy, problem: _Problem, delta_ND: Tensor, layer: int) -> _Seen:
     count = len(delta_ND)
     all_rows = torch.arange(len(problem.owner_R), device=delta_ND.device)
     added = delta_ND[problem.owner_R].to(problem.hidden_RTD.dtype)
@@ -282,10 +350,12 @@ def _losses(
     owners = problem.owner_R[: problem.rewriting]
     rows_of = delta_ND.new_zeros(count).index_add(0, owners, torch.ones_like(row_nll))
     probability = delta_ND.new_zeros(count).index_add(0, owners, (-row_nll).exp()) / rows_of
-    now = log_p[picked:]
-
-    def divergence(initial: Tensor | None) -> Tensor:
-        assert initial is not None
-        return (now.exp() * (now - initial)).sum(-1)
-
-    return nll, divergence, probability, now
+    # A row counts as a context if it is not its request's first one; without contexts the bare row has to do.
+    first_R = torch.ones_like(owners, dtype=torch.bool)
+    first_R[1:] = owners[1:] != owners[:-1]
+    counted = (~first_R[problem.pick_row_P] | (rows_of[owner_P] == 1)).to(nll)
+    with torch.no_grad():
+        right = (log_p[:picked].argmax(-1) == problem.label_P).to(nll)
+        tokens = torch.zeros_like(nll).index_add(0, owner_P, counted)
+        hits = torch.zeros_like(nll).index_add(0, owner_P, counted * right)
+    return _Seen(nll, probability, tokens, hits, log_p[picked:])

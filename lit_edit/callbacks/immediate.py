@@ -28,7 +28,8 @@ class ImmediateScores(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Score the batch; it may have been rejected, then it counts as it is."""
         scores = EditScores("immediate")
-        records = pl_module.scorer.requests(batch.requests)
+        with pl_module.evaluated_model():
+            records = pl_module.scorer.requests(batch.requests)
         for target in (scores, self.stream):
             target.update(records)
         self.last = {name: float(value) for name, value in scores.compute().items()}

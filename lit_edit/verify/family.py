@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_edit.delta import Delta
-from lit_edit.editors import Editor
+from lit_edit.editors import LocateThenEdit
 from lit_edit.errors import EditError
 from lit_edit.keys import KeyPass
 from lit_edit.targets import Step, TargetOptions, optimise
@@ -32,11 +32,11 @@ class Method:
     file: TensorFile
     layers: tuple[int, ...]
     options: TargetOptions
-    make: Callable[[float], Editor]
+    make: Callable[[float], LocateThenEdit]
     """The editor, given the weight of the second moments."""
 
     @classmethod
-    def of(cls, recording: Recording, name: str, make: Callable[[float], Editor]) -> Method | None:
+    def of(cls, recording: Recording, name: str, make: Callable[[float], LocateThenEdit]) -> Method | None:
         """Read layers and hyper-parameters; ``None`` where the method was not recorded."""
         file = recording.tensors(name)
         if file is None:
@@ -55,7 +55,7 @@ class Method:
             raise EditError(f"{recording.folder / 'meta.json'} is incomplete: hyper_parameters/{name} lacks {error}") from error
         return cls(name, recording, file, layers, options, make)
 
-    def editor(self) -> tuple[Editor, bool]:
+    def editor(self) -> tuple[LocateThenEdit, bool]:
         """A fresh editor prepared on the original weights, and whether the recorded second moments went into it."""
         editor = self.make(self.recording.want(f"hyper_parameters/{self.name}/mom2_update_weight", float))
         found, were_recorded = moments.recorded(self.recording, self.layers)
@@ -81,8 +81,12 @@ class Method:
 
 
 @torch.no_grad()
-def solved(method: Method, editor: Editor) -> Iterator[tuple[int, int, Delta]]:
-    """``(batch, layer, delta)`` of the closed form on recorded keys and residuals; ends where they end."""
+def solved(method: Method, editor: LocateThenEdit) -> Iterator[tuple[int, int, Delta, Tensor]]:
+    """``(batch, layer, delta, weight)`` of the closed form on recorded keys and residuals; ends where they end.
+
+    The weight is that after the batch: the original plus all deltas so far, each added in float32.
+    """
+    weights = {layer: method.recording.original[layer] for layer in method.layers}
     o, i = method.recording.anatomy.d_model, method.recording.anatomy.d_inner
     for batch in method.batches:
         n = len(method.recording.batches[batch])
@@ -92,16 +96,10 @@ def solved(method: Method, editor: Editor) -> Iterator[tuple[int, int, Delta]]:
         for layer in method.layers:
             keys = method.file.matrix(f"batch{batch}/layer{layer}/keys", i, n).T
             residuals = method.file.matrix(f"batch{batch}/layer{layer}/resid", o, n).T
-            yield batch, layer, editor.solve(layer, keys, residuals)
-            editor.remember(layer, keys)
-
-
-def weights_after(method: Method, editor: Editor) -> Iterator[tuple[int, int, Delta, Tensor]]:
-    """As :func:`solved`, with the weight after the batch: the original plus all deltas so far, each added in float32."""
-    weights = {layer: method.recording.original[layer].clone() for layer in method.layers}
-    for batch, layer, delta in solved(method, editor):
-        weights[layer] += delta.dense().float()
-        yield batch, layer, delta, weights[layer]
+            delta = editor.solve(layer, keys, residuals, weights[layer])
+            weights[layer] = weights[layer] + delta.dense().float()
+            yield batch, layer, delta, weights[layer]
+            editor.remember(layer, keys, weights[layer])
 
 
 def closed_form(method: Method, tally: Tally, label: str, delta_key: str) -> None:
@@ -121,7 +119,7 @@ def closed_form(method: Method, tally: Tally, label: str, delta_key: str) -> Non
         allowed = written = Tolerance(THROUGH_MODEL, "second moments collected anew")
     # A weight is as far off as the deltas that it is a sum of.
     written = written if written.value >= allowed.value else Tolerance(allowed.value, allowed.origin)
-    for batch, layer, delta, weight in weights_after(method, editor):
+    for batch, layer, delta, weight in solved(method, editor):
         at = f"batch{batch}/layer{layer}"
         tally.tensor(method.file, f"{at}/delta", f"delta {label}", delta.dense(), allowed)
         tally.tensor(method.file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), allowed)
@@ -172,7 +170,7 @@ def read(method: Method, tally: Tally) -> None:
         tally.note("recorded weights", method.obstacle)
         return
     editor, exact = method.editor()
-    weights = {(batch, layer): weight.clone() for batch, layer, _, weight in weights_after(method, editor)}
+    weights = {(batch, layer): weight.clone() for batch, layer, _, weight in solved(method, editor)}
     _walk(method, tally, "[recorded weights]", exact, None, weights, None)
 
 
@@ -181,7 +179,7 @@ def _walk(
     tally: Tally,
     label: str,
     exact_moments: bool,
-    editor: Editor | None,
+    editor: LocateThenEdit | None,
     weights: dict[tuple[int, int], Tensor] | None,
     history: Tolerance | None,
 ) -> None:
@@ -238,10 +236,10 @@ def _walk(
                 assert weights is not None
                 weight.copy_(weights[batch, layer])
                 continue
-            delta = editor.solve(layer, keys, rest)
+            delta = editor.solve(layer, keys, rest, weight.clone())
             dense = delta.dense()
             weight += dense.float()
-            editor.remember(layer, keys)
+            editor.remember(layer, keys, weight.clone())
             compare(f"{at}/delta", "delta", dense)
             compare(f"{at}/delta_fro", "delta_fro", delta.norm(), "delta")
             compare(f"{at}/W_after", "W_after", weight)

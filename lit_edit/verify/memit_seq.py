@@ -44,8 +44,8 @@ class StoredCache(MEMIT):
         factors = torch.linalg.lu_factor(metric)
         return lambda columns: torch.linalg.lu_solve(*factors, columns.double())
 
-    def remember(self, layer: int, keys: Tensor) -> None:
-        """See :meth:`lit_edit.editors.Editor.remember`."""
+    def remember(self, layer: int, keys: Tensor, weight: Tensor) -> None:
+        """See :meth:`lit_edit.editors.LocateThenEdit.remember`."""
         stored = self.file.get(f"batch{self.batch[layer]}/layer{layer}/cache_c")
         columns = keys.float().T.contiguous()
         self.caches[layer] = self.caches[layer] + columns @ columns.T if stored is None else stored

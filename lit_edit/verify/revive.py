@@ -49,7 +49,7 @@ class Deltas:
             found = METHODS[method](self.recording)
             assert found is not None
             deltas = family.solved(found, found.editor()[0])
-            self._solved[method] = {(b, at): delta.dense() for b, at, delta in deltas}
+            self._solved[method] = {(b, at): delta.dense() for b, at, delta, _ in deltas}
         return self._solved[method].get((batch, layer))
 
 

@@ -69,7 +69,7 @@ def _trajectory(tally: Tally, recording: Recording, name: str, said: Mapping[str
         tally.note(f"trajectory of {name}", "not yet covered" if name not in METHODS else "no tensors recorded")
         return
     weights = {(layer, -1): recording.original[layer] for layer in method.layers}
-    for batch, layer, _, weight in family.weights_after(method, method.editor()[0]):
+    for batch, layer, _, weight in family.solved(method, method.editor()[0]):
         weights[layer, batch] = weight.clone()
     first = {layer: decompose(recording.original[layer]) for layer in method.layers}
     for key, value in said.items():

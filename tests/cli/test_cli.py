@@ -296,8 +296,8 @@ def test_every_fragment_is_understood(fragment):
 
 def test_an_editor_from_outside_is_one_class_path(gpt2, tmp_path, monkeypatch):
     Path("mine.py").write_text(
-        "from lit_edit.editors import MEMIT\n\n\nclass Gentle(MEMIT):\n    def solve(self, layer, keys, residuals, avoid=None):\n"
-        "        return super().solve(layer, keys, residuals / 2, avoid)\n"
+        "from lit_edit.editors import MEMIT\n\n\nclass Gentle(MEMIT):\n    def solve(self, layer, keys, residuals, weight, avoid=None):\n"
+        "        return super().solve(layer, keys, residuals / 2, weight, avoid)\n"
     )
     monkeypatch.setattr(sys, "path", [*sys.path])
     path = write_facts(tmp_path / "facts.jsonl", 2)

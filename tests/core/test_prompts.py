@@ -125,11 +125,11 @@ def test_contexts_are_the_seeds_alone(encoder):
     model, starts = tiny_model("llama"), ("The", "I")
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    one = sample_contexts(model, encoder, starts, count=4, length=8, seed=11)
+    one = sample_contexts(model, encoder, starts, count=4, lengths=(8,), seed=11)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    assert sample_contexts(model, encoder, starts, count=4, length=8, seed=11) == one
-    assert sample_contexts(model, encoder, starts, count=4, length=8, seed=12) != one
+    assert sample_contexts(model, encoder, starts, count=4, lengths=(8,), seed=11) == one
+    assert sample_contexts(model, encoder, starts, count=4, lengths=(8,), seed=12) != one
     assert len(one) == 4 and all(template.endswith(". {}") and template.count("{") == 1 for template in one)
     assert [template.startswith(start) for template, start in zip(one, ("The", "I", "The", "I"), strict=True)] == [True] * 4
 

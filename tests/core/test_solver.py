@@ -110,8 +110,8 @@ def test_solving_inside_is_the_dense_pseudo_inverse_stationary_and_never_worse_t
     c, (keys, residuals) = spd(seed), problem(seed)
     u, v = basis(M, 3, seed + 1), basis(D, 5, seed + 2)
     editor = MEMIT(lam=1.0)
-    editor._inverse[0] = inverse_of(c)
-    ours = editor.solve(0, keys, residuals, Subspace(u, v)).dense()
+    editor._start[0] = inverse_of(c)
+    ours = editor.solve(0, keys, residuals, None, Subspace(u, v)).dense()
     pm, pd = torch.eye(M, dtype=torch.float64) - u @ u.T, torch.eye(D, dtype=torch.float64) - v @ v.T
     inside, wanted = pd @ keys.T, pm @ residuals.T
     dense = wanted @ inside.T @ torch.linalg.pinv(pd @ (c + keys.T @ keys) @ pd, hermitian=True, rtol=1e-10)
@@ -141,8 +141,8 @@ def test_batches_with_history_add_up_to_one_shot(history):
     editor.prepare(0, torch.zeros(M, D), SecondMoment(c.float(), 1))
     weight = start = normal(M, D, seed=17)
     for k, v in zip(keys, values, strict=True):
-        weight = weight + editor.solve(0, k, v - k @ weight.T).dense()
-        editor.remember(0, k)
+        weight = weight + editor.solve(0, k, v - k @ weight.T, weight).dense()
+        editor.remember(0, k, weight)
     every_k, every_v = keys.flatten(0, 1), values.flatten(0, 1)
     one_shot = start + memit(c, 2.0, every_k, every_v - every_k @ start.T)
     error = float((weight - one_shot).norm() / one_shot.norm())

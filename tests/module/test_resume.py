@@ -103,7 +103,8 @@ def test_a_run_that_max_steps_ended_goes_on(model, tmp_path):
 def test_a_checkpoint_holds_what_changed_and_nothing_else(model, tmp_path):
     module = fit(model, tmp_path / "run", max_steps=1)
     saved = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert set(saved["state_dict"]) == {"masters.layer_0", "masters.layer_1", "editor.earlier.0.keys", "editor.earlier.1.keys"}
+    history = {f"editor.earlier.{layer}.{what}" for layer in (0, 1) for what in ("keys", "sizes", "folded")}
+    assert set(saved["state_dict"]) == {"masters.layer_0", "masters.layer_1", *history}
     assert saved["lit_edit"]["templates"] == list(module.templates)
     assert saved["lit_edit"]["position"] == 2
 

@@ -54,12 +54,12 @@ def test_a_run_equals_a_plain_sequential_loop_bit_for_bit(model, tmp_path, guard
             keys[layer] = reader.keys(layer)
             residuals = (z - reader.values(layers[-1])) / (len(layers) - index)
             weight = plain.anatomy.weight(layer)
-            delta = plain.editor.solve(layer, keys[layer], residuals)
+            delta = plain.editor.solve(layer, keys[layer], residuals, weight)
             for guard in plain.guards:
                 delta = guard(layer, delta, weight)
             weight += delta.dense().float()
         for layer in layers:
-            plain.editor.remember(layer, keys[layer])
+            plain.editor.remember(layer, keys[layer], plain.anatomy.weight(layer))
     for layer in layers:
         assert not torch.equal(module.master(layer), module.original(layer))
         assert torch.equal(module.master(layer), plain.anatomy.weight(layer))
@@ -88,8 +88,8 @@ class _Spoil(MEMIT):
     bad_call = 1
     poison = float("nan")
 
-    def solve(self, layer, keys, residuals, avoid=None):
-        delta = super().solve(layer, keys, residuals, avoid)
+    def solve(self, layer, keys, residuals, weight, avoid=None):
+        delta = super().solve(layer, keys, residuals, weight, avoid)
         self.calls += 1
         if (self.calls - 1) // 2 == self.bad_call and layer == 1:
             delta.left.mul_(self.poison)
@@ -123,10 +123,10 @@ def test_a_bad_batch_is_undone_recorded_and_the_stream_goes_on(model, tmp_path, 
 
 def test_an_error_inside_the_walk_leaves_the_model_whole(model, tmp_path):
     class Broken(MEMIT):
-        def solve(self, layer, keys, residuals, avoid=None):
+        def solve(self, layer, keys, residuals, weight, avoid=None):
             if layer == 1:
                 raise RuntimeError("broken on purpose")
-            return super().solve(layer, keys, residuals, avoid)
+            return super().solve(layer, keys, residuals, weight, avoid)
 
     module = editor(model, tmp_path / "cache", editor=Broken(lam=10.0))
     with pytest.raises(RuntimeError, match="on purpose"):

@@ -1,0 +1,87 @@
+"""AlphaEdit: null-space constrained editing."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lit_edit.editors.locate import LeastSquaresEditor, required
+from lit_edit.errors import EditError
+from lit_edit.history import KeyHistory
+from lit_edit.moments import SecondMoment
+from lit_edit.solver import Inverse, Ridge
+
+
+class AlphaEdit(LeastSquaresEditor):
+    r"""Write only into input directions that the layer hardly ever reads.
+
+    .. math:: \Delta = R\,(PK)^T \bigl(P\,(K K^T + H H^T)\,P + \nu I\bigr)^{-1}, \qquad P = I - U U^T
+
+    with keys ``K`` ``[d_in, n]``, residuals ``R`` ``[d_out, n]``, keys of earlier batches ``H``, and ``U`` the eigenvectors of
+    the second moment ``C`` whose eigenvalue reaches ``threshold``. The threshold is *absolute*, so it depends on the scale of
+    the layer's inputs; :attr:`removed` says how many directions it takes. The projector is never formed: only ``U``
+    ``[d_in, r]`` is kept.
+
+    Source: Fang et al. 2024, arXiv 2410.02355, eq. 14; the released code solves the equivalent non-symmetric system in
+    float32, this solves in float64.
+
+    Args:
+        threshold: eigenvalues of the mean second moment from here on are protected (``nullspace_threshold``).
+        ridge: ``nu`` (``L2``; 10 in the authors' code, 1 in EasyEdit's Llama-3 and Qwen settings).
+        history: keep the keys of earlier batches in the metric, as published.
+
+    Raises:
+        EditError: if a value is not positive, or the threshold leaves no direction to write into.
+    """
+
+    def __init__(self, threshold: float = 0.02, ridge: float = 10.0, history: bool = True) -> None:
+        super().__init__()
+        if not threshold > 0:
+            raise EditError(
+                f"{type(self).__name__}'s threshold is {threshold:g}; an eigenvalue to compare with must be positive"
+            )
+        if not ridge > 0:
+            raise EditError(f"{type(self).__name__}'s ridge is {ridge:g}; it must be positive, or the solve is singular")
+        self.threshold, self.ridge, self.history = threshold, ridge, history
+        self.earlier = nn.ModuleDict()
+        self._start = Ridge(ridge)
+        self._closed: dict[int, Tensor] = {}
+
+    @property
+    def removed(self) -> dict[int, int]:
+        """Number of protected input directions by layer."""
+        return {layer: closed.shape[1] for layer, closed in self._closed.items()}
+
+    def allocate(self, layer: int, d_out: int, d_in: int) -> None:
+        """See :meth:`Editor.allocate`."""
+        self.earlier[str(layer)] = KeyHistory(d_in)
+
+    def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
+        """See :meth:`Editor.prepare`; finds the protected directions."""
+        name = type(self).__name__
+        values, vectors = required(moment, name, layer, weight.shape[1]).eigen()
+        protected = values >= self.threshold
+        if bool(protected.all()):
+            raise EditError(
+                f"{name}'s threshold of {self.threshold:g} protects all {len(values)} input directions of layer {layer} "
+                f"(their eigenvalues start at {float(values[0]):.3g}), so that no edit could be written; use a larger threshold"
+            )
+        self._closed[layer] = vectors[:, protected].to(weight.device)
+
+    def forbidden(self, layer: int) -> Tensor:
+        """See :meth:`LeastSquaresEditor.forbidden`."""
+        return self._closed[layer]
+
+    def metric(self, layer: int) -> Inverse:
+        """See :meth:`LeastSquaresEditor.metric`; the projection is left to the solve, which keeps out of ``forbidden``."""
+        return self.remembered(layer).inverse(self._start) if self.history else self._start
+
+    def remember(self, layer: int, keys: Tensor, weight: Tensor) -> None:
+        """See :meth:`LocateThenEdit.remember`."""
+        if self.history:
+            self.remembered(layer).append(keys)
+
+    def remembered(self, layer: int) -> KeyHistory:
+        """Keys of earlier batches of a layer."""
+        history = self.earlier[str(layer)]
+        assert isinstance(history, KeyHistory)
+        return history

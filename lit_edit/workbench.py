@@ -1,0 +1,232 @@
+"""Where an editor works on one batch: the model, the weights as they are so far, the guards, and what was found.
+
+Legend: N = requests, O = d_out, I = d_in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_edit.anatomy import Anatomy
+from lit_edit.delta import Delta
+from lit_edit.errors import EditError
+from lit_edit.guards.base import Guard
+from lit_edit.keys import KeyPass
+from lit_edit.prompts import EditRows
+from lit_edit.spectrum import Subspace
+from lit_edit.state import restore, snapshot
+from lit_edit.targets import Step, TargetOptions, Targets, optimise
+
+
+class Rejected(Exception):
+    """A batch that must not be written; the message is the reason for the journal."""
+
+
+@dataclass
+class Workbench:
+    """One batch on its way into a model.
+
+    An editor reads the model, and hands every change of a weight to :meth:`write`: guards cut it, it is checked, and the model
+    shows it at once, so that what is read next has seen it. Nothing is final: the trainer takes :attr:`changes` as (negative)
+    gradients and calls :meth:`clear`, which leaves the model as it was found.
+    """
+
+    anatomy: Anatomy
+    layers: tuple[int, ...]
+    """Edited blocks, ascending."""
+    guards: Sequence[Guard]
+    master: Callable[[int], Tensor]
+    """The float32 weight ``[d_out, d_in]`` of a layer before this batch."""
+    original: Callable[[int], Tensor]
+    """The unedited weight ``[d_out, d_in]`` of a layer."""
+    options: TargetOptions
+    """How target values are optimised."""
+    pad: int
+    """Token id for padding."""
+    max_change: float | None = None
+    """Largest change of a layer as a multiple of its original norm; ``None`` for no limit."""
+    tell: Callable[[str, int, int], None] = lambda phase, done, total: None
+    """Told ``(phase, done, total)``."""
+    stateful: Sequence[nn.Module] = ()
+    """Editor and guards, whose buffers a refused request takes back."""
+
+    changes: dict[int, Tensor] = field(default_factory=dict)  # [O, I] float32, what the model shows on top of the master
+    refused: list[tuple[EditRows, str]] = field(default_factory=list)
+    """Requests applied in order that could not be written, with reasons."""
+    losses: list[Targets] = field(default_factory=list)
+    """Results of all target optimisations."""
+    seconds: float = 0.0
+    """Time spent on target optimisation."""
+    _solved: dict[int, list[Delta]] = field(default_factory=dict)  # before any guard
+    _seen: dict[str, list[float]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def weight(self, layer: int) -> Tensor:
+        """The float32 weight of a layer as this batch has left it so far, ``[d_out, d_in]``."""
+        change = self.changes.get(layer)
+        return self.master(layer) if change is None else self.master(layer) + change
+
+    def avoid(self, layer: int) -> Subspace | None:
+        """Directions that a guard wants the solve to stay out of."""
+        weight = self.weight(layer)
+        spaces = [guard.avoid(layer, weight) for guard in self.guards]
+        return next((space for space in spaces if space is not None), None)
+
+    def reader(self, rows: Sequence[EditRows]) -> KeyPass:
+        """Reads keys and values of some requests."""
+        return KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once)
+
+    @contextmanager
+    def original_model(self) -> Iterator[None]:
+        """The model shows its unedited weights inside the block."""
+        try:
+            for layer in self.layers:
+                self._show(layer, self.original(layer))
+            yield
+        finally:
+            for layer in self.layers:
+                self._show(layer, self.weight(layer))
+
+    def optimise(self, rows: Sequence[EditRows], layer: int | None = None, **extra: Any) -> Targets:
+        """Target values of some requests on the model as it is; see :func:`lit_edit.targets.optimise`.
+
+        Args:
+            rows: rows of every request.
+            layer: block whose output is changed; default: the last edited one.
+            extra: further arguments of :func:`lit_edit.targets.optimise`.
+        """
+        started = time.perf_counter()
+        passes = 0
+        chunks = -(-len(rows) // self.options.requests_at_once)
+
+        def count(step: Step) -> None:
+            nonlocal passes
+            passes += 1
+            self.tell("targets", passes, chunks * self.options.steps)
+
+        at = self.layers[-1] if layer is None else layer
+        found = optimise(self.anatomy, rows, at, self.options, self.pad, count, **extra)
+        self.losses.append(found)
+        self.seconds += time.perf_counter() - started
+        return found
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    @torch.no_grad()
+    def write(self, layer: int, delta: Delta) -> None:
+        """Change a weight by what the guards leave of ``delta``.
+
+        Raises:
+            Rejected: if the change is not finite.
+        """
+        self._solved.setdefault(layer, []).append(delta)
+        delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
+        if not delta.is_finite():
+            raise Rejected(f"the change of layer {layer} is not finite")
+        dense = delta.dense().float()
+        before = self.changes.get(layer)
+        self.changes[layer] = dense if before is None else before + dense
+        self._show(layer, self.weight(layer))
+
+    def note(self, name: str, value: float) -> None:
+        """Keep a number for the logs; several of one name are averaged."""
+        self._seen.setdefault(name, []).append(value)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Let deferred guards act, and check what came out.
+
+        What is written is then ``guard_n(... guard_1(delta))`` over *all* guards, with the deferred ones in their place.
+
+        Raises:
+            Rejected: if a change is not finite or over the budget.
+        """
+        if any(guard.deferred for guard in self.guards):
+            self._seen = {name: seen for name, seen in self._seen.items() if not name.startswith("guard/")}
+            for layer, deltas in self._solved.items():
+                # One solve keeps its thin form; the sum of several is what the batch asks of the layer.
+                solved = (
+                    deltas[0] if len(deltas) == 1 else Delta.from_dense(sum(d.dense() for d in deltas[1:]) + deltas[0].dense())
+                )
+                cut = self._guarded(layer, solved, self.master(layer), deferred=True)
+                self.changes[layer] = cut.dense().float()
+                self._show(layer, self.weight(layer))
+        for layer, change in self.changes.items():
+            if not bool(torch.isfinite(change).all()):
+                raise Rejected(f"the change of layer {layer} is not finite")
+            norm = float(change.double().norm())
+            share = norm / float(self.original(layer).norm())
+            if self.max_change is not None and share > self.max_change:
+                raise Rejected(
+                    f"the change of layer {layer} is {share:.3g} times its original norm, over the budget of {self.max_change:g}"
+                )
+            self._seen[f"delta/norm/layer_{layer}"] = [norm]  # of the whole change, however often it was added to
+
+    def each(self, rows: Sequence[EditRows], edit: Callable[[list[EditRows]], None]) -> None:
+        """Apply requests one after another, each on the model that the one before has left; a bad one is refused alone.
+
+        Args:
+            rows: rows of every request, in stream order.
+            edit: solves for one request and writes it.
+        """
+        for index, row in enumerate(rows):
+            self.tell("requests", index + 1, len(rows))
+            state = snapshot(self.stateful)
+            changes, solved = dict(self.changes), {layer: list(deltas) for layer, deltas in self._solved.items()}
+            try:
+                with solving():
+                    edit([row])
+            except Rejected as reason:
+                self.refused.append((row, str(reason)))
+                restore(state)
+                self.changes, self._solved = changes, solved
+                for layer in self.layers:
+                    self._show(layer, self.weight(layer))
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Show the weights from before this batch again."""
+        for layer in self.layers:
+            self._show(layer, self.master(layer))
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """What was noted, averaged by name."""
+        return {name: sum(values) / len(values) for name, values in self._seen.items()}
+
+    def _show(self, layer: int, weight: Tensor) -> None:
+        with torch.no_grad():
+            self.anatomy.weight(layer).copy_(weight)
+
+    def _guarded(self, layer: int, delta: Delta, weight: Tensor, deferred: bool) -> Delta:
+        for name, guard in _named(self.guards):
+            if guard.deferred and not deferred:
+                continue
+            cut = guard(layer, delta, weight)
+            for what, value in guard.report(layer, delta, cut).items():
+                self.note(f"guard/{name}/{what}/layer_{layer}", value)
+            delta = cut
+        return delta
+
+
+def _named(guards: Sequence[Guard]) -> list[tuple[str, Guard]]:
+    """Guards under their class's name; a second one of a class gets its place as well."""
+    names = [type(guard).__name__ for guard in guards]
+    return [(f"{n}_{i}" if n in names[:i] else n, guard) for i, (n, guard) in enumerate(zip(names, guards, strict=True))]
+
+
+@contextmanager
+def solving() -> Iterator[None]:
+    """Turn the failure of a solve into the rejection of what was to be written."""
+    try:
+        yield
+    except (torch.linalg.LinAlgError, EditError) as error:
+        raise Rejected(f"the solve failed: {error}") from error
