@@ -165,9 +165,8 @@ class Workbench:
             norm = float(change.double().norm())
             share = norm / float(self.original(layer).norm())
             if self.max_change is not None and share > self.max_change:
-                raise Rejected(
-                    f"the change of layer {layer} is {share:.3g} times its original norm, over the budget of {self.max_change:g}"
-                )
+                allowed = f"over the budget of {self.max_change:g}"
+                raise Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, {allowed}")
             self._seen[f"delta/norm/layer_{layer}"] = [norm]  # of the whole change, however often it was added to
 
     def each(self, rows: Sequence[EditRows], edit: Callable[[list[EditRows]], None]) -> None:

@@ -21,8 +21,8 @@ class ENCORE(PreservingEditor):
     predicts every target token ("most-probable early stopping").
 
     Source: Gupta et al. 2025, arXiv 2502.01636. The released code counts correct *tokens* over the context rows and asks for
-    exactly as many as there are rows, which means what it should for one-token answers only; here all tokens of all context rows
-    have to be right. For one-token answers the two agree.
+    exactly as many as there are rows, which means what it should for one-token answers only; here all tokens of all context
+    rows have to be right. For one-token answers the two agree.
 
     Args:
         lam: weight of the second moment (15,000 for Llama, 20,000 for GPT-2-XL).

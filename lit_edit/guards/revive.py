@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
-from lit_edit.guards.base import Guard
+from lit_edit.guards.base import Guard, overlap
 from lit_edit.spectrum import Energy, RankRule, Spectrum, Subspace, decompose, energy_rank
 
 
@@ -57,6 +58,7 @@ class REVIVE(Guard):
         self.basis, self.mode, self.rule = basis, mode, rule
         self._protected: dict[int, Subspace] = {}
         self._row_space: dict[int, Tensor] = {}
+        self._of_weight: dict[int, Tensor] = {}
 
     def prepare(self, layer: int, weight: Tensor, spectrum: Spectrum | None) -> None:
         """See :meth:`Guard.prepare`."""
@@ -83,17 +85,28 @@ class REVIVE(Guard):
 
     def avoid(self, layer: int, weight: Tensor) -> Subspace | None:
         """See :meth:`Guard.avoid`; the protected subspace in ``constrain`` mode."""
-        if self.of == "current":
-            self._take(layer, decompose(weight), weight)
+        self._keep_up(layer, weight)
         return self._protected[layer] if self.mode == "constrain" else None
+
+    def _keep_up(self, layer: int, weight: Tensor) -> None:
+        """With ``of="current"``, take the subspace of this weight, unless it is the one already taken."""
+        if self.of == "original" or (layer in self._of_weight and torch.equal(self._of_weight[layer], weight)):
+            return
+        self._take(layer, decompose(weight), weight)
+        self._of_weight[layer] = weight.detach().clone()
 
     def forward(self, layer: int, delta: Delta, weight: Tensor) -> Delta:
         """See :meth:`Guard.forward`."""
+        self._keep_up(layer, weight)
         protected = self._protected[layer]
         safe = delta.without_left(protected.left).without_right(protected.right)
         if self.basis == "compact":
             safe = _within_rows(safe, self._row_space[layer])
         return safe
+
+    def report(self, layer: int, before: Delta, after: Delta) -> dict[str, float]:
+        """See :meth:`Guard.report`; with the overlap with the protected directions."""
+        return {**super().report(layer, before, after), **overlap(before, self._protected[layer])}
 
 
 def _within_rows(delta: Delta, row_space_IM: Tensor) -> Delta:

@@ -8,11 +8,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_edit.errors import EditError
-from lit_edit.verify import memit, memit_seq, moments, revive, spectra
+from lit_edit.verify import (
+    alphaedit,
+    early_stop,
+    emmet,
+    encore,
+    memit,
+    memit_seq,
+    moments,
+    prune,
+    rect,
+    revive,
+    spectra,
+    sphere,
+)
 from lit_edit.verify.recording import Check, Recording, find
 from lit_edit.verify.table import Row, render
 
-CHECKS: tuple[Check, ...] = (moments.CHECK, memit.CHECK, memit_seq.CHECK, revive.CHECK, spectra.CHECK)
+CHECKS: tuple[Check, ...] = (
+    moments.CHECK,
+    early_stop.CHECK,
+    memit.CHECK,
+    memit_seq.CHECK,
+    emmet.CHECK,
+    encore.CHECK,
+    alphaedit.CHECK,
+    sphere.CHECK,
+    rect.CHECK,
+    prune.CHECK,
+    revive.CHECK,
+    spectra.CHECK,
+)
 """All replays, in the order of the table. A new method adds its own here."""
 
 _BESIDE = ("meta.json",)  # inputs of the replays, not results

@@ -5,8 +5,9 @@ Legend: N = requests, I = d_in, O = d_out; recorded matrices have requests as co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.editors import LocateThenEdit
 from lit_edit.errors import EditError
+from lit_edit.guards import Guard
 from lit_edit.keys import KeyPass
-from lit_edit.targets import Step, TargetOptions, optimise
+from lit_edit.targets import Step, StopRule, TargetOptions, optimise
 from lit_edit.verify import moments
 from lit_edit.verify.recording import Recording, TensorFile
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Tally, Tolerance, tolerance
@@ -32,12 +34,25 @@ class Method:
     file: TensorFile
     layers: tuple[int, ...]
     options: TargetOptions
-    make: Callable[[float], LocateThenEdit]
-    """The editor, given the weight of the second moments."""
+    make: Callable[[dict[str, Any]], LocateThenEdit]
+    """The editor, given the recorded hyper-parameters."""
+    stop: Callable[[], StopRule] | None = None
+    """What ends an optimisation early, made anew for every batch."""
+    guards: Callable[[], list[Guard]] = list
+    """Guards, made anew for every replay."""
 
     @classmethod
-    def of(cls, recording: Recording, name: str, make: Callable[[float], LocateThenEdit]) -> Method | None:
-        """Read layers and hyper-parameters; ``None`` where the method was not recorded."""
+    def of(
+        cls, recording: Recording, name: str, make: Callable[[dict[str, Any]], LocateThenEdit], **extra: Any
+    ) -> Method | None:
+        """Read layers and hyper-parameters; ``None`` where the method was not recorded.
+
+        Args:
+            recording: the folder.
+            name: stem of the file and key of the hyper-parameters.
+            make: the editor, given the recorded hyper-parameters.
+            extra: ``stop`` and ``guards``.
+        """
         file = recording.tensors(name)
         if file is None:
             return None
@@ -53,16 +68,24 @@ class Method:
             layers = recording.anatomy.check_layers(said["layers"])
         except (KeyError, TypeError, ValueError) as error:
             raise EditError(f"{recording.folder / 'meta.json'} is incomplete: hyper_parameters/{name} lacks {error}") from error
-        return cls(name, recording, file, layers, options, make)
+        return cls(name, recording, file, layers, options, make, **extra)
 
     def editor(self) -> tuple[LocateThenEdit, bool]:
         """A fresh editor prepared on the original weights, and whether the recorded second moments went into it."""
-        editor = self.make(self.recording.want(f"hyper_parameters/{self.name}/mom2_update_weight", float))
+        editor = self.make(self.recording.options(self.name))
         found, were_recorded = moments.recorded(self.recording, self.layers)
         for layer in self.layers:
             editor.allocate(layer, self.recording.anatomy.d_model, self.recording.anatomy.d_inner)
             editor.prepare(layer, self.recording.original[layer], found[layer])
         return editor, were_recorded
+
+    def prepared_guards(self) -> list[Guard]:
+        """Fresh guards prepared on the original weights."""
+        guards = self.guards()
+        for guard in guards:
+            for layer in self.layers:
+                guard.prepare(layer, self.recording.original[layer], None)
+        return guards
 
     @property
     def obstacle(self) -> str | None:
@@ -84,8 +107,10 @@ class Method:
 def solved(method: Method, editor: LocateThenEdit) -> Iterator[tuple[int, int, Delta, Tensor]]:
     """``(batch, layer, delta, weight)`` of the closed form on recorded keys and residuals; ends where they end.
 
-    The weight is that after the batch: the original plus all deltas so far, each added in float32.
+    The delta is the editor's own; the weight is that after the batch: the original plus all deltas so far, each cut by the
+    guards and added in float32.
     """
+    guards = method.prepared_guards()
     weights = {layer: method.recording.original[layer] for layer in method.layers}
     o, i = method.recording.anatomy.d_model, method.recording.anatomy.d_inner
     for batch in method.batches:
@@ -97,12 +122,20 @@ def solved(method: Method, editor: LocateThenEdit) -> Iterator[tuple[int, int, D
             keys = method.file.matrix(f"batch{batch}/layer{layer}/keys", i, n).T
             residuals = method.file.matrix(f"batch{batch}/layer{layer}/resid", o, n).T
             delta = editor.solve(layer, keys, residuals, weights[layer])
-            weights[layer] = weights[layer] + delta.dense().float()
+            weights[layer] = weights[layer] + guarded(guards, layer, delta, weights[layer]).dense().float()
             yield batch, layer, delta, weights[layer]
             editor.remember(layer, keys, weights[layer])
 
 
-def closed_form(method: Method, tally: Tally, label: str, delta_key: str) -> None:
+def guarded(guards: Sequence[Guard], layer: int, delta: Delta, weight: Tensor, deferred: bool = True) -> Delta:
+    """What guards leave of a delta; without ``deferred`` only those that act while a batch is still being solved."""
+    for guard in guards:
+        if deferred or not guard.deferred:
+            delta = guard(layer, delta, weight)
+    return delta
+
+
+def closed_form(method: Method, tally: Tally, label: str, delta_key: str, limit: Tolerance | None = None) -> None:
     """Deltas, their norms and the weights they lead to, recomputed from recorded keys, residuals and second moments.
 
     Args:
@@ -110,10 +143,11 @@ def closed_form(method: Method, tally: Tally, label: str, delta_key: str) -> Non
         tally: where comparisons go.
         label: what the table says about the inputs.
         delta_key: which difference of ``meta.json`` the deltas are held to.
+        limit: what they are held to instead, where something else bounds the agreement.
     """
     editor, exact_moments = method.editor()
     rec, name = method.recording, method.name
-    allowed = tolerance(rec, name, delta_key, CLOSED_FORM)
+    allowed = limit or tolerance(rec, name, delta_key, CLOSED_FORM)
     written = tolerance(rec, name, "W_after_vs_prev_plus_delta", CLOSED_FORM)
     if not exact_moments:
         allowed = written = Tolerance(THROUGH_MODEL, "second moments collected anew")
@@ -156,7 +190,7 @@ def replay(method: Method, tally: Tally, history: Tolerance | None = None) -> No
     _walk(method, tally, "[full replay]", exact, editor, None, history)
 
 
-def read(method: Method, tally: Tally) -> None:
+def read(method: Method, tally: Tally, history: Tolerance | None = None) -> None:
     """What the model reads and what the targets become, batch by batch on the weights that the recording had.
 
     Differences of earlier batches do not add up here, so that trajectories can be held tightly: Adam divides a gradient by
@@ -165,13 +199,20 @@ def read(method: Method, tally: Tally) -> None:
     Args:
         method: the recorded sequence.
         tally: where comparisons go.
+        history: see :func:`replay`; for weights that could only be recomputed closely.
     """
     if method.obstacle is not None:
         tally.note("recorded weights", method.obstacle)
         return
     editor, exact = method.editor()
-    weights = {(batch, layer): weight.clone() for batch, layer, _, weight in solved(method, editor)}
-    _walk(method, tally, "[recorded weights]", exact, None, weights, None)
+    guards = method.prepared_guards()
+    before = dict(method.recording.original)
+    weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for batch, layer, delta, after in solved(method, editor):
+        shown = before[layer] + guarded(guards, layer, delta, before[layer], deferred=False).dense().float()
+        weights[batch, layer] = shown, after
+        before[layer] = after
+    _walk(method, tally, "[recorded weights]", exact, None, weights, history)
 
 
 def _walk(
@@ -180,17 +221,18 @@ def _walk(
     label: str,
     exact_moments: bool,
     editor: LocateThenEdit | None,
-    weights: dict[tuple[int, int], Tensor] | None,
+    weights: dict[tuple[int, int], tuple[Tensor, Tensor]] | None,
     history: Tolerance | None,
 ) -> None:
     """Batches in order: targets, then layer after layer keys, values and a write, either solved for or as recorded."""
     rec, file, layers = method.recording, method.file, method.layers
+    guards = method.prepared_guards()
     anatomy, pad = rec.anatomy, rec.encoder.pad
     own = f"{method.name}_float32_vs_float64_run"
     rec.restore()
     for batch, requests in enumerate(rec.batches):
         late = history is not None and batch > 0
-        mode = label.replace("replay", "replay, batch 0") if history is not None and batch == 0 else label
+        mode = label.replace("]", ", batch 0]") if history is not None and batch == 0 else label
 
         def allowed(key: str, late: bool = late) -> Tolerance:
             if late and history is not None:
@@ -218,12 +260,14 @@ def _walk(
 
         if weights is not None and (batch, layers[0]) not in weights:
             break
-        targets = optimise(anatomy, requests, layers[-1], method.options, pad, see)
+        stop = None if method.stop is None else method.stop()
+        targets = optimise(anatomy, requests, layers[-1], method.options, pad, see, stop=stop)
         for request, seen in steps.items():
             deltas, losses = (torch.stack(part) for part in zip(*seen, strict=True))
-            _trajectory(tally, file, f"batch{batch}/req{request}", mode, deltas, losses, allowed)
+            trajectory(tally, file, f"batch{batch}/req{request}", mode, deltas, losses, allowed)
         compare(f"batch{batch}/z", "z", targets.values_ND)
         at_subject = KeyPass(anatomy, requests, pad)
+        written: dict[int, Tensor] = {}
         for index, layer in enumerate(layers):
             at = f"batch{batch}/layer{layer}"
             keys, now = at_subject.keys(layer), at_subject.values(layers[-1])
@@ -234,21 +278,28 @@ def _walk(
             weight = anatomy.weight(layer)
             if editor is None:
                 assert weights is not None
-                weight.copy_(weights[batch, layer])
+                shown, written[layer] = weights[batch, layer]
+                weight.copy_(shown)
                 continue
-            delta = editor.solve(layer, keys, rest, weight.clone())
-            dense = delta.dense()
-            weight += dense.float()
-            editor.remember(layer, keys, weight.clone())
-            compare(f"{at}/delta", "delta", dense)
+            before = weight.clone()
+            delta = editor.solve(layer, keys, rest, before)
+            written[layer] = before + guarded(guards, layer, delta, before).dense().float()
+            editor.remember(layer, keys, written[layer])
+            # Guards that act at the very end are not in what the next layers see.
+            weight.copy_(before + guarded(guards, layer, delta, before, deferred=False).dense().float())
+            compare(f"{at}/delta", "delta", delta.dense())
             compare(f"{at}/delta_fro", "delta_fro", delta.norm(), "delta")
-            compare(f"{at}/W_after", "W_after", weight)
-            compare(f"{at}/W_after_fro", "W_after_fro", weight.double().norm(), "W_after")
+            compare(f"{at}/W_after", "W_after", written[layer])
+            compare(f"{at}/W_after_fro", "W_after_fro", written[layer].double().norm(), "W_after")
+        for layer, after in written.items():
+            anatomy.weight(layer).copy_(after)
+        if any(guard.deferred for guard in guards):
+            at_subject = KeyPass(anatomy, requests, pad)
         compare(f"batch{batch}/z_reached", "z_reached", at_subject.values(layers[-1]).T)
     rec.restore()
 
 
-def _trajectory(
+def trajectory(
     tally: Tally, file: TensorFile, at: str, mode: str, deltas: Tensor, losses: Tensor, allowed: Callable[[str], Tolerance]
 ) -> None:
     """Optimised changes step by step (a step that is zero on both sides agrees), and the terms of the loss."""

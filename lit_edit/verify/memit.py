@@ -10,7 +10,7 @@ from lit_edit.verify.table import Row, Tally
 
 def method(recording: Recording) -> family.Method | None:
     """The recorded sequence, ``None`` where there is none."""
-    return family.Method.of(recording, "MEMIT", lambda lam: MEMIT(lam=lam))
+    return family.Method.of(recording, "MEMIT", lambda said: MEMIT(lam=said["mom2_update_weight"]))
 
 
 def run(recording: Recording) -> list[Row]:

@@ -54,13 +54,17 @@ class StoredCache(MEMIT):
 
 def exact(recording: Recording) -> family.Method | None:
     """The recorded sequence with the library's exact history, ``None`` where there is none."""
-    return family.Method.of(recording, "MEMIT_seq", lambda lam: MEMIT(lam=lam, history=True))
+    return family.Method.of(recording, "MEMIT_seq", lambda said: MEMIT(lam=said["mom2_update_weight"], history=True))
 
 
 def stored(recording: Recording) -> family.Method | None:
     """The recorded sequence with history stored as the reference stores it, ``None`` where there is none."""
     file = recording.tensors("MEMIT_seq")
-    return None if file is None else family.Method.of(recording, "MEMIT_seq", lambda lam: StoredCache(lam, file))
+    return (
+        None
+        if file is None
+        else family.Method.of(recording, "MEMIT_seq", lambda said: StoredCache(said["mom2_update_weight"], file))
+    )
 
 
 def run(recording: Recording) -> list[Row]:
@@ -76,7 +80,7 @@ def run(recording: Recording) -> list[Row]:
         return tally.rows()
     family.residuals(ours, tally)
     family.closed_form(ours, tally, "[recorded K, R, C; exact history]", "delta")
-    _caches(ours, tally)
+    caches(ours, tally)
     family.closed_form(theirs, tally, "[recorded K, R, C; float32 cache]", "delta_given_recorded_float32_cache")
     family.read(theirs, tally)
     limit = tolerance(recording, "MEMIT_seq", "delta", THROUGH_MODEL)
@@ -84,7 +88,7 @@ def run(recording: Recording) -> list[Row]:
     return tally.rows()
 
 
-def _caches(method: family.Method, tally: Tally) -> None:
+def caches(method: family.Method, tally: Tally) -> None:
     """Recorded caches, where there are any, against the exact sum of recorded keys."""
     allowed = tolerance(method.recording, method.name, "cache_c", CLOSED_FORM)
     for layer in method.layers:

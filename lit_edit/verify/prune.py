@@ -84,9 +84,7 @@ def _input(
     return ours if recorded is None else recorded
 
 
-def _spectrum(
-    recording: Recording, tally: Tally, said: dict[str, object], weight: Tensor, scale: str, layer: int
-) -> None:
+def _spectrum(recording: Recording, tally: Tally, said: dict[str, object], weight: Tensor, scale: str, layer: int) -> None:
     """Singular values told in ``meta.json``: the original weight's largest, the change's first, and how many are restrained."""
     where, original = f"scale{scale}/layer{layer}", recording.original[layer]
     largest = float(decompose(original).sigma[0])

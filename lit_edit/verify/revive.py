@@ -12,11 +12,17 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.guards import REVIVE
 from lit_edit.spectrum import Spectrum, decompose, energy_rank
-from lit_edit.verify import family, memit, memit_seq
+from lit_edit.verify import alphaedit, emmet, encore, family, memit, memit_seq
 from lit_edit.verify.recording import Check, Recording
-from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance
+from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance, tolerance
 
-METHODS: Mapping[str, Callable[[Recording], family.Method | None]] = {"MEMIT": memit.method, "MEMIT_seq": memit_seq.stored}
+METHODS: Mapping[str, Callable[[Recording], family.Method | None]] = {
+    "MEMIT": memit.method,
+    "MEMIT_seq": memit_seq.stored,
+    "AlphaEdit": alphaedit.rounded,
+    "EMMET": emmet.method,
+    "ENCORE": encore.method,
+}
 """Methods whose deltas can be recomputed where only their norms were recorded."""
 
 _NAME = re.compile(r"(.+)/batch(\d+)/layer(\d+)/tau([\d.]+)")
@@ -34,15 +40,15 @@ class Deltas:
         self.recording = recording
         self._solved: dict[str, dict[tuple[int, int], Tensor]] = {}
 
-    def get(self, method: str, batch: int, layer: int) -> Tensor | None:
-        """A dense delta in float64, ``None`` where neither is possible."""
+    def get(self, method: str, batch: int, layer: int) -> tuple[Tensor, Tolerance] | None:
+        """A dense delta in float64 and how exactly it is known, ``None`` where neither is possible."""
         file = self.recording.tensors(method)
         if file is None:
             return None
         name = f"batch{batch}/layer{layer}/delta"
         if name in file:
             anatomy = self.recording.anatomy
-            return file.matrix(name, anatomy.d_model, anatomy.d_inner).double()
+            return file.matrix(name, anatomy.d_model, anatomy.d_inner).double(), _ALLOWED
         if method not in METHODS:
             return None
         if method not in self._solved:
@@ -50,7 +56,9 @@ class Deltas:
             assert found is not None
             deltas = family.solved(found, found.editor()[0])
             self._solved[method] = {(b, at): delta.dense() for b, at, delta, _ in deltas}
-        return self._solved[method].get((batch, layer))
+        found_delta = self._solved[method].get((batch, layer))
+        allowed = tolerance(self.recording, method, "delta", CLOSED_FORM)
+        return None if found_delta is None else (found_delta, allowed if allowed.value > CLOSED_FORM else _ALLOWED)
 
 
 def run(recording: Recording) -> list[Row]:
@@ -71,10 +79,11 @@ def run(recording: Recording) -> list[Row]:
         if match is None:
             continue
         method, batch, layer, tau = match[1], int(match[2]), int(match[3]), float(match[4])
-        delta = deltas.get(method, batch, layer)
-        if delta is None:
+        known = deltas.get(method, batch, layer)
+        if known is None:
             skipped[method] = skipped.get(method, 0) + 1
             continue
+        delta, allowed = known
         if layer not in spectra:
             spectra[layer] = decompose(recording.original[layer])
         if energy_rank(spectra[layer].sigma, tau) >= len(spectra[layer].sigma):
@@ -83,8 +92,8 @@ def run(recording: Recording) -> list[Row]:
         safe = {basis: _project(delta, layer, tau, basis, recording, spectra[layer]) for basis in ("full", "compact")}
         for basis, ours in safe.items():
             if file is not None:
-                tally.tensor(file, f"{job}/safe_{basis}", f"safe delta, {basis} basis", ours, _ALLOWED)
-        _norms(tally, job, jobs[job], delta, safe, spectra[layer], tau)
+                tally.tensor(file, f"{job}/safe_{basis}", f"safe delta, {basis} basis", ours, allowed)
+        _norms(tally, job, jobs[job], delta, safe, spectra[layer], tau, allowed)
     for method, count in sorted(skipped.items()):
         tally.note(f"{count} projections of {method}", "delta not recorded, not recomputed")
     return tally.rows()
@@ -99,7 +108,14 @@ def _project(delta: Tensor, layer: int, tau: float, basis: Any, recording: Recor
 
 
 def _norms(
-    tally: Tally, job: str, said: dict[str, Any], delta: Tensor, safe: dict[str, Tensor], spectrum: Spectrum, tau: float
+    tally: Tally,
+    job: str,
+    said: dict[str, Any],
+    delta: Tensor,
+    safe: dict[str, Tensor],
+    spectrum: Spectrum,
+    tau: float,
+    allowed: Tolerance,
 ) -> None:
     """The numbers of one projection; what should be zero is compared on the scale of the delta."""
     full, compact = safe["full"], safe["compact"]
@@ -112,7 +128,8 @@ def _norms(
     }
     for key, value in ours.items():
         if isinstance(said.get(key), int | float):
-            tally.scalar(key, value, said[key], _ALLOWED, job)
+            label = key if allowed is _ALLOWED else f"{key} [delta recomputed]"
+            tally.scalar(label, value, said[key], allowed, job)
     left = {"UkT_safe": keep.left.double().T @ full, "safe_Vk": full @ keep.right.double()}
     for key, product in left.items():
         if isinstance(said.get(key), int | float):

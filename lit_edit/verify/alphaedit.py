@@ -1,0 +1,108 @@
+"""Replays recorded AlphaEdit runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_edit.delta import remove_columns
+from lit_edit.editors import AlphaEdit
+from lit_edit.moments import SecondMoment
+from lit_edit.verify import family
+from lit_edit.verify.memit_seq import caches
+from lit_edit.verify.recording import Check, Recording, TensorFile
+from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance, relative
+
+
+class RoundedProjector(AlphaEdit):
+    """AlphaEdit with the projector as the reference takes it: from a singular value decomposition of ``C`` in float32.
+
+    Directions on the two sides of the threshold mix by about ``eps sigma_1 / gap`` there. That is far more than the rounding of
+    anything else, so the recorded run can only be met closely through the same decomposition, or through a recorded projector.
+
+    Args:
+        threshold: see :class:`lit_edit.editors.AlphaEdit`.
+        ridge: see there.
+        file: recorded projectors ``P/layer{L}``, where there are any.
+    """
+
+    def __init__(self, threshold: float, ridge: float, file: TensorFile | None) -> None:
+        super().__init__(threshold, ridge)
+        self.file = file
+
+    def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
+        """See :meth:`lit_edit.editors.Editor.prepare`."""
+        assert moment is not None
+        recorded = None if self.file is None else self.file.get(f"P/layer{layer}")
+        if recorded is not None:
+            values, vectors = torch.linalg.eigh(recorded.double())  # 1 inside, 0 outside
+            self._closed[layer] = vectors[:, values < 0.5]
+            return
+        left, values, _ = torch.linalg.svd(moment.mean.float(), full_matrices=False)
+        self._closed[layer] = torch.linalg.qr(left[:, values >= self.threshold].double()).Q
+
+
+def exact(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> family.Method | None:
+    """The recorded sequence with the library's own projector, ``None`` where there is none."""
+    return family.Method.of(recording, name, lambda said: AlphaEdit(said["nullspace_threshold"], said["L2"]), **extra)
+
+
+def rounded(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> family.Method | None:
+    """The recorded sequence with the reference's float32 projector, ``None`` where there is none."""
+    file = recording.tensors("AlphaEdit")
+    return family.Method.of(
+        recording, name, lambda said: RoundedProjector(said["nullspace_threshold"], said["L2"], file), **extra
+    )
+
+
+def run(recording: Recording) -> list[Row]:
+    """Rows of AlphaEdit: the projector, deltas with the exact and with the reference's projector, then the model's part."""
+    tally = Tally(recording, "AlphaEdit")
+    ours, theirs = exact(recording), rounded(recording)
+    if ours is None or theirs is None:
+        tally.note("all", "not recorded here")
+        return tally.rows()
+    _projectors(ours, tally)
+    family.residuals(ours, tally)
+    family.closed_form(theirs, tally, "[recorded K, R, C; float32 projector]", "delta")
+    family.closed_form(ours, tally, "[recorded K, R, C; exact projector]", "delta", projector_rounding(ours, theirs))
+    caches(ours, tally)
+    family.read(theirs, tally)
+    family.replay(theirs, tally)
+    return tally.rows()
+
+
+def projector_rounding(ours: family.Method, theirs: family.Method) -> Tolerance:
+    """Five times what a float32 projector changes in the projected keys, at worst: no delta can agree better."""
+    editors = [method.editor()[0] for method in (ours, theirs)]
+    worst = 0.0
+    for batch in ours.batches:
+        for layer in ours.layers:
+            keys = ours.file.get(f"batch{batch}/layer{layer}/keys")
+            if keys is None:
+                continue
+            bases = [editor.forbidden(layer) for editor in editors if isinstance(editor, AlphaEdit)]
+            mine, other = (remove_columns(keys.double(), basis) for basis in bases)
+            worst = max(worst, relative(other, mine))
+    return Tolerance(max(5 * worst, CLOSED_FORM), "5 x float32 projector on keys")
+
+
+def _projectors(method: family.Method, tally: Tally) -> None:
+    r"""Recorded projectors and their ranks against :math:`I - U U^T`."""
+    editor, _ = method.editor()
+    assert isinstance(editor, AlphaEdit)
+    for layer in method.layers:
+        closed = editor.forbidden(layer)
+        name = f"P/layer{layer}"
+        ranks = method.file.get(f"{name}/removed_rank")
+        if ranks is not None:
+            removed = torch.tensor(closed.shape[1])
+            tally.tensor(method.file, f"{name}/removed_rank", "removed directions [recorded C]", removed, Tolerance(0, "exact"))
+        # The reference takes the projector from a float32 SVD of C: eigenvectors on its two sides mix by eps / gap.
+        projector = torch.eye(len(closed), dtype=torch.float64) - closed.double() @ closed.double().T
+        tally.tensor(method.file, name, "projector [recorded C]", projector, Tolerance(1e-4, "float32 SVD"))
+
+
+CHECK = Check("AlphaEdit", ("AlphaEdit.safetensors",), run)
