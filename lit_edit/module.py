@@ -24,8 +24,8 @@ from lit_edit.preparation import second_moments, spectra
 from lit_edit.prompts import EditRows, Encoder, sample_contexts
 from lit_edit.request import EditBatch, SetAside
 from lit_edit.spectrum import Spectrum
-from lit_edit.store import Store, fingerprint
 from lit_edit.state import State, restore, snapshot
+from lit_edit.store import Store, fingerprint
 from lit_edit.targets import TargetOptions, Targets
 from lit_edit.workbench import Rejected, Workbench, solving
 
@@ -103,6 +103,7 @@ class ContinualEditor(Evaluated):
         self._listeners: list[OnPhase] = []
         self._pending: tuple[BatchOutcome, list[EditRows], Workbench, Targets | None] | None = None
         self._state: State = []
+        self._prepared = False
 
     # ------------------------------------------------------------------------------------------------ the model
 
@@ -156,6 +157,11 @@ class ContinualEditor(Evaluated):
         if not viewing:
             yield
             return
+        if not self._prepared:  # validate, test and predict need no moments, but they need these guards
+            for layer in self.layers:
+                for guard in viewing:
+                    guard.prepare(layer, self.original(layer), None)
+            self._prepared = True
 
         def seen(layer: int) -> Tensor:
             weight = self.master(layer).detach()
@@ -259,6 +265,7 @@ class ContinualEditor(Evaluated):
                 guard.prepare(layer, self.original(layer), self.spectra.get(layer))
             if sum(guard.avoid(layer, self.original(layer)) is not None for guard in self.guard_list()) > 1:
                 raise EditError("two guards want to constrain the solve; at most one may, the others have to project")
+        self._prepared = True
 
     # ------------------------------------------------------------------------------------------------ the step
 

@@ -21,7 +21,7 @@ class AlphaEdit(LeastSquaresEditor):
     the layer's inputs; :attr:`removed` says how many directions it takes. The projector is never formed: only ``U``
     ``[d_in, r]`` is kept.
 
-    Source: Fang et al. 2024, arXiv 2410.02355, eq. 14; the released code solves the equivalent non-symmetric system in
+    Source: Fang et al. 2024, arXiv 2410.02355; the released code solves the equivalent non-symmetric system in
     float32, this solves in float64.
 
     Args:
@@ -53,7 +53,8 @@ class AlphaEdit(LeastSquaresEditor):
 
     def allocate(self, layer: int, d_out: int, d_in: int) -> None:
         """See :meth:`Editor.allocate`."""
-        self.earlier[str(layer)] = KeyHistory(d_in)
+        if self.history:
+            self.earlier[str(layer)] = KeyHistory(d_in)
 
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`Editor.prepare`; finds the protected directions."""

@@ -17,7 +17,7 @@ class EMMET(PreservingEditor):
     minimises :math:`\mathrm{tr}(\Delta A \Delta^T)` subject to :math:`\Delta K = R`; a batch needs :math:`\mu > 0` as soon as
     keys are nearly dependent, one edit does not. MEMIT is the same formula with :math:`\mu = 1`.
 
-    Source: Gupta et al. 2024, arXiv 2403.14236, eq. 11; the released code adds ``mu`` (``emmet_lambda``) to a batch only, and
+    Source: Gupta et al. 2024, arXiv 2403.14236; the released code adds ``mu`` (``emmet_lambda``) to a batch only, and
     so does this. It falls back on a pseudo-inverse for dependent keys; here they are refused, since the batch then asks one key
     for several values. ``history`` is the variant of the ENCORE code (``add_prev_edits``). Usually one layer is edited.
 
