@@ -5,15 +5,14 @@ Legend: I = d_in, H = remembered keys, N = keys of one batch.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_edit.solver import DenseInverse, Inverse, Metric, WithHistory
+from lit_edit.state import Growing
 
 
-class KeyHistory(nn.Module):
+class KeyHistory(Growing):
     r"""The keys of all earlier batches of one layer.
 
     While few are remembered they are kept as they are, ``[h, d_in]`` float32, and enter through the Woodbury identity: each
@@ -88,10 +87,3 @@ class KeyHistory(nn.Module):
             known = (start, self.folded, DenseInverse(start.matrix(self.folded.shape[0]).to(self.folded) + self.folded))
             self._base = known
         return known[2]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("keys", "sizes", "folded"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:  # sizes are part of the state: make room before torch compares shapes
-                self._buffers[name] = getattr(self, name).new_zeros(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -247,6 +247,8 @@ class ContinualEditor(Evaluated):
         """Context templates, second moments, spectra: all from the original model, the slow ones from the cache if there."""
         with self.original_model() as anatomy:
             options = self.targets
+            if not self.editor.needs_contexts:
+                self.templates = ()
             if self.templates is None:
                 self.templates = sample_contexts(
                     anatomy.model, self.encoder, options.context_starts, options.contexts, options.context_lengths, self.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,3 +19,14 @@ def restore(state: State) -> None:
     """Put the buffers of a :func:`snapshot` back."""
     for module, name, value in state:
         module._buffers[name] = value
+
+
+class Growing(nn.Module):
+    """A module whose buffers grow: their sizes are part of the state, so loading makes room for what was stored."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, value in self._buffers.items():
+            stored = state_dict.get(prefix + name)
+            if stored is not None and value is not None:  # before torch compares shapes
+                self._buffers[name] = value.new_zeros(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)

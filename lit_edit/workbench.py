@@ -180,13 +180,14 @@ class Workbench:
             self.tell("requests", index + 1, len(rows))
             state = snapshot(self.stateful)
             changes, solved = dict(self.changes), {layer: list(deltas) for layer, deltas in self._solved.items()}
+            losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
             try:
                 with solving():
                     edit([row])
             except Rejected as reason:
                 self.refused.append((row, str(reason)))
                 restore(state)
-                self.changes, self._solved = changes, solved
+                self.changes, self._solved, self.losses, self._seen = changes, solved, losses, seen
                 for layer in self.layers:
                     self._show(layer, self.weight(layer))
 

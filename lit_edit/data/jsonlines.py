@@ -14,8 +14,9 @@ class JsonLines(Reader):
     """Plain records ``{"prompt": ..., "subject": ..., "target": ...}``, one to a line.
 
     The prompt marks the subject with ``{}`` or simply contains it; in the latter case its last occurrence is the place
-    of the edit. Optional fields: ``target_true``, ``paraphrases`` (texts), ``neighbourhood`` (pairs of a prompt and the
-    answer that must survive), ``case_id`` and ``relation``.
+    of the edit. A row without a ``subject`` (absent or null) has a complete text as its prompt: a fact for editors that
+    need no subject, which the others set aside. Optional fields: ``target_true``, ``paraphrases`` (texts),
+    ``neighbourhood`` (pairs of a prompt and the answer that must survive), ``case_id`` and ``relation``.
     """
 
     schema: ClassVar[str] = "plain (prompt, subject, target)"
@@ -27,10 +28,14 @@ class JsonLines(Reader):
 
     def request(self, row: Mapping[str, Any], source: str, index: int) -> EditRequest:
         """Read one row; see :meth:`Reader.request`."""
-        subject = text(row, "subject", "the entity that the fact is about")
         prompt = text(row, "prompt", "the statement to complete, with the subject or '{}' in it")
+        subject = ""
+        # A prompt that marks a subject's place needs one: its absence is a mistake, not another kind of fact.
+        if lookup(row, "subject") is not None or "{}" in prompt:
+            subject = text(row, "subject", "the entity that the fact is about")
+            prompt = template(prompt, subject)
         return EditRequest(
-            prompt=template(prompt, subject),
+            prompt=prompt,
             subject=subject,
             target_new=text(row, "target", "the answer to write"),
             target_true=optional_text(row, "target_true", "the answer that the unedited model gives"),

@@ -31,6 +31,9 @@ class Editor(nn.Module, ABC):
     needs_moments: bool = True
     """Whether :meth:`prepare` wants the second moment of the keys."""
 
+    needs_contexts: bool = True
+    """Whether :meth:`rows` wants context templates."""
+
     def rows(self, encoder: Encoder, request: EditRequest, contexts: Sequence[str]) -> EditRows:
         """The token rows this editor runs for a request; by default those of the MEMIT family.
 

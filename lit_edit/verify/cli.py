@@ -13,14 +13,18 @@ from lit_edit.verify import (
     early_stop,
     emmet,
     encore,
+    finetune,
+    lyaplock,
     memit,
     memit_seq,
     moments,
     prune,
     rect,
     revive,
+    rome,
     spectra,
     sphere,
+    ultraedit,
 )
 from lit_edit.verify.recording import Check, Recording, find
 from lit_edit.verify.table import Row, render
@@ -32,16 +36,20 @@ CHECKS: tuple[Check, ...] = (
     memit_seq.CHECK,
     emmet.CHECK,
     encore.CHECK,
+    rome.CHECK,
     alphaedit.CHECK,
-    sphere.CHECK,
+    lyaplock.CHECK,
+    ultraedit.CHECK,
+    finetune.CHECK,
     rect.CHECK,
+    sphere.CHECK,
     prune.CHECK,
     revive.CHECK,
     spectra.CHECK,
 )
 """All replays, in the order of the table. A new method adds its own here."""
 
-_BESIDE = ("meta.json",)  # inputs of the replays, not results
+_BESIDE = ("meta.json", "float64_recomputation.json")  # inputs of the replays and their own rounding, not results
 
 _DESCRIPTION = """
 Replay the recorded numbers of reference implementations and print how far this library is from them.

@@ -65,7 +65,7 @@ class Method:
                 weight_decay=said["v_weight_decay"],
                 kl_factor=said["kl_factor"],
             )
-            layers = recording.anatomy.check_layers(said["layers"])
+            layers = recording.anatomy.check_layers(set(said["layers"]))  # DeltaEdit names its last one twice
         except (KeyError, TypeError, ValueError) as error:
             raise EditError(f"{recording.folder / 'meta.json'} is incomplete: hyper_parameters/{name} lacks {error}") from error
         return cls(name, recording, file, layers, options, make, **extra)

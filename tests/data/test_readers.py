@@ -3,7 +3,7 @@
 import pytest
 
 from lit_edit.data import CounterFact, EasyEdit, JsonLines, QAEdit, ZsRE
-from lit_edit.data.ingest import KNOWN
+from lit_edit.data.ingest import KNOWN, ingest
 from lit_edit.data.reader import template
 from lit_edit.errors import MalformedRecord
 from lit_edit.request import EditRequest
@@ -214,6 +214,47 @@ def test_plain_rows_without_an_identifier_go_by_their_number():
 def test_blanks_around_fields_are_dropped():
     request = JsonLines().request({"prompt": " Ann lives in ", "subject": " Ann", "target": " Rome "}, "s", 1)
     assert (request.prompt, request.subject, request.target_new) == ("{} lives in", "Ann", "Rome")
+
+
+@pytest.mark.parametrize("row", [{}, {"subject": None}], ids=["absent", "null"])
+def test_plain_rows_without_a_subject_have_a_complete_text_as_prompt(row):
+    request = JsonLines().request({"prompt": "Water {boils} at ", "target": "100 degrees", **row}, "f.jsonl, row 2", 2)
+    assert request == EditRequest("Water {boils} at", "", "100 degrees", case_id="2", source="f.jsonl, row 2")
+    assert request.text == "Water {boils} at" and request.name == "case 2"
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "reason"),
+    [
+        (
+            {"prompt": "Ann was born in", "subject": " ", "target": "Rome"},
+            "subject",
+            "is empty; it is the entity that the fact is about",
+        ),
+        ({"prompt": "Ann was born in", "subject": 3, "target": "Rome"}, "subject", None),
+        ({"prompt": "{} and {} met", "target": "Rome"}, "subject", "is missing; it is the entity that the fact is about"),
+        ({"prompt": "Ann was born in"}, "target", "is missing; it is the answer to write"),
+        ({"target": "Rome"}, "prompt", "is missing; it is the statement to complete, with the subject or '{}' in it"),
+        (
+            {"prompt": " ", "target": "Rome"},
+            "prompt",
+            "is empty; it is the statement to complete, with the subject or '{}' in it",
+        ),
+    ],
+)
+def test_malformed_rows_without_a_subject(row, field, reason):
+    error = malformed(JsonLines(), row)
+    assert error.field == field
+    assert reason is None or error.reason == reason
+
+
+def test_a_file_without_subjects_is_recognised_as_plain():
+    rows = enumerate(
+        [{"prompt": "Water boils at", "target": "100 degrees"}, {"target": "x"}, {"prompt": "Ice is", "target": "cold"}], 1
+    )
+    found = ingest(rows, "facts.jsonl")
+    assert [request.text for request in found.requests] == ["Water boils at", "Ice is"]
+    assert [(row.source, row.field) for row in found.set_aside] == [("facts.jsonl, row 2", "prompt")]
 
 
 @pytest.mark.parametrize(
