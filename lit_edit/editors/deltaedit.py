@@ -30,7 +30,8 @@ class DeltaEdit(AlphaEdit):
     .. math:: \delta \leftarrow (I - U U^T)\,\delta, \qquad
         U = \text{leading eigenvectors of } B B^T \text{ with eigenvalue} > \texttt{floor}, \quad B = [n, S]
 
-    at most :math:`\lfloor \texttt{space} \cdot d_{out} \rfloor` of them. Otherwise the averages take the request in, first the
+    at most :math:`\lfloor \texttt{space}\, d_{out} \rfloor` of them (and no more than :math:`\lfloor (1 - \texttt{space})\,
+    d_{out} \rfloor`, so that a large share leaves something open). Otherwise the averages take the request in, first the
     mean, then the deviation from the new mean. They start with the second request, since nothing is written before the first;
     for the first ``warmup`` requests there is no orthogonal mode. An optimisation also ends once the mean probability of the
     answer exceeds ``stop_probability``. The solve is AlphaEdit's, with history.
@@ -108,9 +109,9 @@ class DeltaEdit(AlphaEdit):
         if not int(self.edits):
             return None
         layer = bench.layers[-1]
-        written_OI = (bench.weight(layer) - bench.original(layer)).double()
+        written_OI = bench.weight(layer) - bench.original(layer)
         inputs_NJI, outputs_NJO = bench.reader(rows).rows(layer)
-        noise_O = written_OI @ inputs_NJI[0, 0].double()
+        noise_O = (written_OI @ inputs_NJI[0, 0]).double()
         strength = noise_O.norm()
         unusual = self.unusual(strength)
         bench.note("deltaedit/interference", float(strength))
@@ -118,7 +119,7 @@ class DeltaEdit(AlphaEdit):
         if not unusual:
             self.observe(strength)
             return None
-        used_OQ = self.occupied(torch.cat([noise_O[:, None], written_OI], dim=1))
+        used_OQ = self.occupied(torch.cat([noise_O[:, None], written_OI.double()], dim=1))
         bench.note("deltaedit/closed_directions", used_OQ.shape[1])
         # The change of the residual stream whose writing keeps out of them; an orthonormal basis again where a norm follows.
         closed = torch.linalg.qr(bench.anatomy.pull_back(layer, outputs_NJO[:1, 0], used_OQ.T).double().T).Q

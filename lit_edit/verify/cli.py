@@ -10,6 +10,7 @@ from pathlib import Path
 from lit_edit.errors import EditError
 from lit_edit.verify import (
     alphaedit,
+    deltaedit,
     early_stop,
     emmet,
     encore,
@@ -18,6 +19,7 @@ from lit_edit.verify import (
     memit,
     memit_seq,
     moments,
+    nse,
     prune,
     rect,
     revive,
@@ -38,6 +40,8 @@ CHECKS: tuple[Check, ...] = (
     encore.CHECK,
     rome.CHECK,
     alphaedit.CHECK,
+    nse.CHECK,
+    deltaedit.CHECK,
     lyaplock.CHECK,
     ultraedit.CHECK,
     finetune.CHECK,

@@ -1,0 +1,300 @@
+"""Replays recorded DeltaEdit runs: one request after another, with the running statistics of their interference.
+
+Recorded matrices have requests as columns, the library has them as rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_edit.delta import Delta, remove_columns
+from lit_edit.editors.deltaedit import DeltaEdit
+from lit_edit.moments import SecondMoment
+from lit_edit.prompts import EditRows
+from lit_edit.spectrum import Subspace
+from lit_edit.targets import Targets
+from lit_edit.verify import family
+from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, relative, tolerance
+from lit_edit.verify.watched import Watched
+from lit_edit.workbench import Workbench
+
+_NAME = "DeltaEdit"
+_CLOSED = Tolerance(CLOSED_FORM, "closed form")
+_MODEL = Tolerance(THROUGH_MODEL, "float32 model")
+_EXACT = Tolerance(0.0, "exact")
+
+
+class RoundedProjector(DeltaEdit):
+    """DeltaEdit with the projector as the reference takes it, see :class:`lit_edit.verify.alphaedit.RoundedProjector`."""
+
+    def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
+        """See :meth:`lit_edit.editors.Editor.prepare`."""
+        assert moment is not None
+        left, values, _ = torch.linalg.svd(moment.mean.float(), full_matrices=False)
+        self._closed[layer] = torch.linalg.qr(left[:, values >= self.threshold].double()).Q
+
+
+def options(said: dict[str, Any]) -> dict[str, Any]:
+    """The editor's options from recorded hyper-parameters."""
+    return {"ridge": said["L2"], "var": said["var"], "space": said["space"]}
+
+
+def method(recording: Recording, editor: Callable[..., DeltaEdit] = DeltaEdit) -> family.Method | None:
+    """The recorded sequence, ``None`` where there is none. The released code has its threshold of 0.02 built in."""
+    return family.Method.of(recording, _NAME, lambda said: editor(**options(said)))
+
+
+def run(recording: Recording) -> list[Row]:
+    """Rows of DeltaEdit: residuals, deltas and S from recorded inputs, then its own course through the model."""
+    tally = Tally(recording, _NAME)
+    ours, theirs = method(recording), method(recording, RoundedProjector)
+    if ours is None or theirs is None:
+        tally.note("all", "not recorded here")
+        return tally.rows()
+    residuals(ours, tally)
+    limit = tolerance(recording, _NAME, "delta", CLOSED_FORM)
+    closed_form(theirs, tally, "float32 projector", limit)
+    closed_form(ours, tally, "exact projector", projector_rounding(ours, theirs))
+    if ours.obstacle is not None:
+        tally.note("recorded weights, full replay", ours.obstacle)
+        return tally.rows()
+    course(theirs, tally, "[recorded weights]", dict(solved(theirs)))
+    course(theirs, tally, "[full replay]", None)
+    return tally.rows()
+
+
+# ------------------------------------------------------------------------------------------------ from recorded inputs
+
+
+def solved(method: family.Method) -> Iterator[tuple[str, Delta]]:
+    """Names of edit and layer, and the closed form on recorded keys and residuals; ends where they end."""
+    editor, _ = method.editor()
+    o, i = method.recording.anatomy.d_model, method.recording.anatomy.d_inner
+    for edit in range(sum(len(batch) for batch in method.recording.batches)):
+        names = [f"edit{edit}/layer{layer}" for layer in method.layers]
+        if any(f"{at}/{what}" not in method.file for at in names for what in ("keys", "resid")):
+            return
+        for layer, at in zip(method.layers, names, strict=True):
+            keys, rest = method.file.matrix(f"{at}/keys", i, 1).T, method.file.matrix(f"{at}/resid", o, 1).T
+            yield at, editor.solve(layer, keys, rest, method.recording.original[layer])
+            editor.remember(layer, keys, method.recording.original[layer])
+
+
+def residuals(method: family.Method, tally: Tally) -> None:
+    """Recorded residuals against recorded targets and values: ``(z - z_cur) / layers left``."""
+    for name, match in method.file.names(r"edit(\d+)/layer(\d+)/z_cur"):
+        edit, layer = int(match[1]), int(match[2])
+        z, now = method.file.get(f"edit{edit}/z"), method.file.tensors[name]
+        if z is None or layer not in method.layers or now.shape != (len(z), 1):
+            continue
+        ours = (z[:, None] - now) / (len(method.layers) - method.layers.index(layer))
+        tally.tensor(method.file, name.replace("z_cur", "resid"), "residuals [recorded z, z_cur]", ours, _CLOSED)
+
+
+@torch.no_grad()
+def closed_form(method: family.Method, tally: Tally, projector: str, allowed: Tolerance) -> None:
+    """Deltas, their norms, their sum ``S`` and the weights they lead to, from recorded keys, residuals and second moments."""
+    file, last = method.file, method.layers[-1]
+    label = f"[recorded K, R, C; {projector}]"
+    weights = {layer: method.recording.original[layer] for layer in method.layers}
+    total = torch.zeros_like(weights[last], dtype=torch.float64)
+    for at, delta in solved(method):
+        layer = int(at.rpartition("layer")[2])
+        weights[layer] = weights[layer] + delta.dense().float()
+        total = total + delta.dense() if layer == last else total
+        tally.tensor(file, f"{at}/delta", f"delta {label}", delta.dense(), allowed)
+        tally.tensor(file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), allowed)
+        tally.tensor(file, f"{at}/W_after", f"W_after {label}", weights[layer], allowed)
+        tally.tensor(file, f"{at}/W_after_fro", f"W_after_fro {label}", weights[layer].double().norm(), allowed)
+    tally.tensor(file, f"S/layer{last}", f"S {label}", total, allowed)
+
+
+def projector_rounding(ours: family.Method, theirs: family.Method) -> Tolerance:
+    """Five times what a float32 projector changes in the projected keys, at worst: no delta can agree better."""
+    editors = [method.editor()[0] for method in (ours, theirs)]
+    worst = 0.0
+    for name, match in ours.file.names(r"edit\d+/layer(\d+)/keys"):
+        bases = [editor.forbidden(int(match[1])) for editor in editors if isinstance(editor, DeltaEdit)]
+        mine, other = (remove_columns(ours.file.tensors[name].double(), basis) for basis in bases)
+        worst = max(worst, relative(other, mine))
+    return Tolerance(max(5 * worst, CLOSED_FORM), "5 x float32 projector on keys")
+
+
+# ------------------------------------------------------------------------------------------------ through the model
+
+
+class Compared(RoundedProjector):
+    """DeltaEdit on its own course, everything it meets compared with what was recorded.
+
+    Args:
+        sight: what compares, see there.
+        instead: deltas to write instead of its own, by the names of edit and layer; ``None`` to go its own way.
+        options: of the editor.
+    """
+
+    def __init__(self, sight: Sight, instead: dict[str, Delta] | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.sight, self.instead = sight, instead
+        self.edit, self.left = -1, 0
+        self.aimed = torch.zeros(0)
+
+    def targets(self, bench: Workbench, rows: Sequence[EditRows]) -> Targets:
+        """See :meth:`lit_edit.editors.deltaedit.DeltaEdit.targets`."""
+        assert isinstance(bench, Watched)
+        self.edit, self.left = self.edit + 1, len(bench.layers)
+        self.sight.next(own=self.instead is None)
+        found = super().targets(bench, rows)
+        self.aimed = found.values_ND
+        self.sight.targets(self.edit, found, bench, float(self.mean), float(self.variance))
+        return found
+
+    def occupied(self, used_OB: Tensor) -> Tensor:
+        """See :meth:`lit_edit.editors.deltaedit.DeltaEdit.occupied`; as the reference draws them, where that is known."""
+        self.sight.orthogonal = True
+        self.sight.values(self.edit, torch.linalg.eigvalsh(used_OB @ used_OB.T).flip(0))
+        exact = super().occupied(used_OB)
+        return exact if self.sight.draws is None else self.sight.drawn(self.edit, used_OB, exact, self)
+
+    def solve(self, layer: int, keys: Tensor, residuals: Tensor, weight: Tensor, avoid: Subspace | None = None) -> Delta:
+        """See :meth:`lit_edit.editors.LocateThenEdit.solve`."""
+        at = f"edit{self.edit}/layer{layer}"
+        self.sight.tensor(f"{at}/keys", "keys", keys.T)
+        self.sight.tensor(f"{at}/resid", "residuals", residuals.T)
+        self.sight.tensor(f"{at}/z_cur", "z_cur", (self.aimed - residuals * self.left).T)
+        self.left -= 1
+        if self.instead is not None and at in self.instead:
+            return self.instead[at]
+        delta = super().solve(layer, keys, residuals, weight, avoid)
+        self.sight.tensor(f"{at}/delta", "delta", delta.dense())
+        self.sight.tensor(f"{at}/delta_fro", "delta_fro", delta.norm())
+        return delta
+
+    def remember(self, layer: int, keys: Tensor, weight: Tensor) -> None:
+        """See :meth:`lit_edit.editors.LocateThenEdit.remember`."""
+        super().remember(layer, keys, weight)
+        if self.instead is None:
+            at = f"edit{self.edit}/layer{layer}/W_after"
+            self.sight.tensor(at, "W_after", weight)
+            self.sight.tensor(f"{at}_fro", "W_after_fro", weight.double().norm())
+
+
+class Sight:
+    """Compares one course with what was recorded.
+
+    Args:
+        method: the recorded sequence.
+        tally: where comparisons go.
+        label: for the table.
+    """
+
+    def __init__(self, method: family.Method, tally: Tally, label: str) -> None:
+        self.method, self.tally, self.label = method, tally, label
+        self.told: list[dict[str, Any]] = method.recording.meta.get("info", {}).get(_NAME, [])
+        self.orthogonal = False
+        """Whether the current request is optimised in orthogonal mode."""
+        self.blurred = False
+        """Whether what follows hangs on directions that the reference drew at random, and nobody knows how."""
+        self.draws = draws(method)
+
+    def next(self, own: bool) -> None:
+        """Another request; a course of its own carries on what is blurred."""
+        self.orthogonal, self.blurred = False, self.blurred and own
+
+    def tensor(self, name: str, quantity: str, ours: Tensor) -> None:
+        """Compare with a recorded tensor."""
+        if not self.blurred:
+            self.tally.tensor(self.method.file, name, f"{quantity} {self.label}", ours, _MODEL)
+
+    def targets(self, edit: int, found: Targets, bench: Watched, mean: float, variance: float) -> None:
+        """Compare what one optimisation has come to, and the running statistics after it."""
+        deltas, losses = bench.trajectory(0)
+        at, tally, label = f"edit{edit}", self.tally, self.label
+        said = self.told[edit] if edit < len(self.told) else None
+        if said is not None and not self.blurred:
+            tally.add(f"orthogonal mode {label}", float(self.orthogonal != said["orthogonal_mode"]), _EXACT, at)
+            if said["ema_mean"] is not None:
+                tally.scalar(f"mean interference {label}", mean, said["ema_mean"], _MODEL, at)
+                # Next to nothing after the first request; a deviation is rounded on the scale of what deviates.
+                error = abs(variance**0.5 - said["ema_var"] ** 0.5) / said["ema_mean"]
+                tally.add(f"deviation of interference {label}", error, _MODEL, at)
+        self.blurred = self.blurred or (self.orthogonal and self.draws is None)
+        if self.blurred:
+            tally.note(f"{at} {label}", "hangs on directions drawn at random, meta.json tells no seed")
+            return
+        self.tensor(f"{at}/z", "z", found.values_ND[0])
+        family.trajectory(tally, self.method.file, at, label, deltas, losses, lambda key: _MODEL)
+        if said is not None:
+            tally.add(f"forward passes {label}", float(abs(len(deltas) - said["steps"])), _EXACT, at)
+            tally.scalar(f"probability at the end {label}", float(found.probability_N[0]), said["prob_end"], _MODEL, at)
+
+    def values(self, edit: int, values: Tensor) -> None:
+        """Compare the largest eigenvalues of ``B B^T``."""
+        head = self.told[edit]["singular_head"] if edit < len(self.told) else None
+        if head and not self.blurred:
+            error = relative(values[: len(head)], torch.tensor(head, dtype=torch.float64))
+            self.tally.add(f"eigenvalues of B B^T {self.label}", error, _MODEL, f"edit{edit}")
+
+    def drawn(self, edit: int, used_OB: Tensor, exact_OQ: Tensor, editor: DeltaEdit) -> Tensor:
+        r"""The directions as the reference draws them: a randomised decomposition of :math:`B B^T` in float32.
+
+        Its power iterations leave about :math:`(\lambda_{q+1} / \lambda_j)^5` of the exact direction ``j`` outside: little of
+        the leading half, which is compared, and most of the last one, by which targets differ in the second digit.
+        """
+        assert self.draws is not None
+        product = used_OB.float() @ used_OB.float().T
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.draws)
+            left, values, _ = torch.svd_lowrank(product, q=int(len(product) * editor.space))
+            self.draws = torch.get_rng_state()
+        drawn_OQ = left[:, values > editor.floor][:, : int(len(product) * (1 - editor.space))].double()
+        count, half = exact_OQ.shape[1], exact_OQ.shape[1] // 2
+        if half and count < len(product):
+            scale = torch.linalg.eigvalsh(used_OB @ used_OB.T).flip(0)
+            allowed = Tolerance(THROUGH_MODEL + 20 * float(scale[count] / scale[half - 1]) ** 5, "power iteration")
+            outside = remove_columns(exact_OQ[:, :half], torch.linalg.qr(drawn_OQ).Q).norm()
+            self.tally.add(f"exact leading directions outside drawn ones {self.label}", float(outside), allowed, f"edit{edit}")
+        return drawn_OQ
+
+
+def draws(method: family.Method) -> Tensor | None:
+    """State of the random generator that the reference started with, ``None`` where the recording does not tell."""
+    seed = re.search(r"manual_seed\((\d+)\)", str(method.recording.meta.get("formulas", {}).get(_NAME, "")))
+    return None if seed is None else torch.Generator().manual_seed(int(seed[1])).get_state()
+
+
+def course(method: family.Method, tally: Tally, label: str, instead: dict[str, Delta] | None) -> None:
+    """The editor's own course through the model, from the original weights.
+
+    Args:
+        method: the recorded sequence.
+        tally: where comparisons go.
+        label: for the table.
+        instead: deltas of recorded keys and residuals, so that every edit starts on the recorded weights; ``None`` to go on
+            with the editor's own.
+    """
+    recording, last = method.recording, method.layers[-1]
+    sight = Sight(method, tally, label)
+    editor, _ = replace(method, make=lambda said: Compared(sight, instead, **options(said))).editor()
+    weights = {layer: recording.original[layer].clone() for layer in method.layers}
+    done = 0
+    for rows in recording.batches:
+        names = [f"edit{done + index}/layer{last}" for index in range(len(rows))]
+        if any(f"{at}/keys" not in method.file or (instead is not None and at not in instead) for at in names):
+            break
+        bench = Watched.of(method, weights, [editor])
+        editor.change(bench, rows, editor.aim(bench, rows))
+        bench.commit()
+        done += len(rows)
+    recording.restore()
+    if instead is None:
+        sight.tensor(f"S/layer{last}", "S", weights[last] - recording.original[last])
+
+
+CHECK = Check(_NAME, (f"{_NAME}.safetensors",), run)
