@@ -27,6 +27,11 @@ def main(argv: list[str] | None = None) -> int:
 
             pretrain(arguments[1:])
             return 0
+        if arguments[:1] == ["train-mend"]:
+            from lit_edit.mend.cli import main as train_mend
+
+            train_mend(arguments[1:])
+            return 0
         from lit_edit.cli import main as edit
 
         edit(argv)  # None lets the parser read the process's own arguments

@@ -33,8 +33,9 @@ from lit_edit.module import ContinualEditor
 
 DESCRIPTION = (
     "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
-    "(--ckpt_path), predict writes down what the model says. Two more verbs have options of their own: 'lit-edit verify DIR' "
-    "replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded model anew."
+    "(--ckpt_path), predict writes down what the model says. Three more verbs have options of their own: 'lit-edit verify DIR' "
+    "replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded model anew, "
+    "'lit-edit train-mend --config FILE' trains the network that the editor MEND needs."
 )
 VERBS = {
     "fit": "Edit a stream of facts, batch after batch.",
@@ -44,19 +45,19 @@ VERBS = {
 }
 
 
-def _told(error: BaseException | None) -> EditError | None:
+def told_as_error(error: BaseException | None) -> EditError | None:
     """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
     while error is not None and not isinstance(error, EditError):
         error = error.__cause__ or error.__context__
     return error
 
 
-class _Parser(LightningArgumentParser):
+class Parser(LightningArgumentParser):
     """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
 
     def error(self, message: str = "", ex: Exception | None = None) -> Any:
         """Leave with exit code 2."""
-        text = str(_told(ex)) if _told(ex) else re.sub(r"\s+", " ", str(message or ex)).strip()
+        text = str(told_as_error(ex)) if told_as_error(ex) else re.sub(r"\s+", " ", str(message or ex)).strip()
         unknown = re.match(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', text)
         if unknown:
             hint = "give a class of lit_edit or an import path like my_package.MyClass"
@@ -109,7 +110,7 @@ class EditCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Lightning's parser with one-sentence errors."""
         kwargs.setdefault("dump_header", ["lit_edit"])
-        parser = _Parser(**kwargs)
+        parser = Parser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
         return parser
 
@@ -227,7 +228,7 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def is_news(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning tells this run's user something (advertisements and absent hardware do not)."""
     return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
 
@@ -241,14 +242,14 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the bar over a model's tensors would stand above the run's own
     try:
         EditCLI(args)
     except Exception as error:
-        told = _told(error)
+        told = told_as_error(error)
         if told is None or told is error:
             raise
         raise told from None

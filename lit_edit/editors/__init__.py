@@ -11,6 +11,7 @@ from lit_edit.editors.finetune import FT, FTL, FTM
 from lit_edit.editors.locate import LeastSquaresEditor, LocateThenEdit
 from lit_edit.editors.lyaplock import LyapLock
 from lit_edit.editors.memit import MEMIT
+from lit_edit.editors.mend import MEND
 from lit_edit.editors.nse import NSE
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.editors.rlsedit import RLSEdit
@@ -24,6 +25,7 @@ __all__ = [
     "FTL",
     "FTM",
     "MEMIT",
+    "MEND",
     "NSE",
     "ROME",
     "AlphaEdit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lit_edit.moments import SecondMoment
 from lit_edit.verify import family
 from lit_edit.verify.memit_seq import caches
 from lit_edit.verify.recording import Check, Recording, TensorFile
-from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance, relative
+from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance, relative, tolerance
 
 
 class RoundedProjector(AlphaEdit):
@@ -35,13 +36,29 @@ class RoundedProjector(AlphaEdit):
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`lit_edit.editors.Editor.prepare`."""
         assert moment is not None
-        recorded = None if self.file is None else self.file.get(f"P/layer{layer}")
-        if recorded is not None:
-            values, vectors = torch.linalg.eigh(recorded.double())  # 1 inside, 0 outside
-            self._closed[layer] = vectors[:, values < 0.5]
-            return
+        self._closed[layer] = rounded_basis(self.file, layer, moment, self.threshold)
+
+
+def rounded_basis(file: TensorFile | None, layer: int, moment: SecondMoment, threshold: float) -> Tensor:
+    """Protected directions ``[d_in, r]`` of the reference: of a recorded projector, else by the decomposition it used.
+
+    Args:
+        file: the recording of AlphaEdit, if there is one.
+        layer: index of the block.
+        moment: second moment of its keys.
+        threshold: singular values from here on are protected.
+    """
+    recorded = None if file is None else file.get(f"P/layer{layer}")
+    if recorded is not None:
+        values, vectors = torch.linalg.eigh(recorded.double())  # 1 inside, 0 outside
+        return vectors[:, values < 0.5]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as recorded: another number of threads rounds another way
+    try:
         left, values, _ = torch.linalg.svd(moment.mean.float(), full_matrices=False)
-        self._closed[layer] = torch.linalg.qr(left[:, values >= self.threshold].double()).Q
+    finally:
+        torch.set_num_threads(threads)
+    return torch.linalg.qr(left[:, values >= threshold].double()).Q
 
 
 def exact(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> family.Method | None:
@@ -66,26 +83,50 @@ def run(recording: Recording) -> list[Row]:
         return tally.rows()
     _projectors(ours, tally)
     family.residuals(ours, tally)
-    family.closed_form(theirs, tally, "[recorded K, R, C; float32 projector]", "delta")
-    family.closed_form(ours, tally, "[recorded K, R, C; exact projector]", "delta", projector_rounding(ours, theirs))
+    rounding = projector_rounding(ours, theirs)
+    stored = projectors(recording, ours.layers, recording.options("AlphaEdit")["nullspace_threshold"])
+    family.closed_form(theirs, tally, "[recorded K, R, C, P]", "delta", only=stored)
+    rest = set(ours.layers) - stored
+    loose = at_least(tolerance(recording, "AlphaEdit", "delta", CLOSED_FORM), rounding)
+    family.closed_form(theirs, tally, "[recorded K, R, C; float32 projector]", "delta", loose, rest)
+    family.closed_form(ours, tally, "[recorded K, R, C; exact projector]", "delta", rounding)
     caches(ours, tally)
     family.read(theirs, tally)
     family.replay(theirs, tally)
     return tally.rows()
 
 
-def projector_rounding(ours: family.Method, theirs: family.Method) -> Tolerance:
-    """Five times what a float32 projector changes in the projected keys, at worst: no delta can agree better."""
+def projector_file(recording: Recording, threshold: float) -> TensorFile | None:
+    """The file with projectors at this threshold, ``None`` if there is none."""
+    file = recording.tensors("AlphaEdit")
+    return file if file is not None and recording.options("AlphaEdit").get("nullspace_threshold") == threshold else None
+
+
+def projectors(recording: Recording, layers: Iterable[int], threshold: float) -> set[int]:
+    """Layers whose projector was recorded; that of the others is recomputed, on a machine that may round otherwise."""
+    file = projector_file(recording, threshold)
+    return {layer for layer in layers if file is not None and f"P/layer{layer}" in file}
+
+
+def at_least(tight: Tolerance, loose: Tolerance) -> Tolerance:
+    """The larger of two tolerances."""
+    return tight if tight.value >= loose.value else loose
+
+
+def projector_rounding(ours: family.Method, theirs: family.Method, keys: str = r"batch\d+/layer(\d+)/keys") -> Tolerance:
+    """Five times what a float32 projector changes in the projected keys, at worst: no delta can agree better.
+
+    Args:
+        ours: the method with the exact projector.
+        theirs: the same with the reference's.
+        keys: names of the recorded keys, the layer as a group.
+    """
     editors = [method.editor()[0] for method in (ours, theirs)]
     worst = 0.0
-    for batch in ours.batches:
-        for layer in ours.layers:
-            keys = ours.file.get(f"batch{batch}/layer{layer}/keys")
-            if keys is None:
-                continue
-            bases = [editor.forbidden(layer) for editor in editors if isinstance(editor, AlphaEdit)]
-            mine, other = (remove_columns(keys.double(), basis) for basis in bases)
-            worst = max(worst, relative(other, mine))
+    for name, match in ours.file.names(keys):
+        bases = [editor.forbidden(int(match[1])) for editor in editors if isinstance(editor, AlphaEdit)]
+        mine, other = (remove_columns(ours.file.tensors[name].double(), basis) for basis in bases)
+        worst = max(worst, relative(other, mine))
     return Tolerance(max(5 * worst, CLOSED_FORM), "5 x float32 projector on keys")
 
 

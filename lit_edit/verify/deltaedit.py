@@ -6,8 +6,9 @@ Recorded matrices have requests as columns, the library has them as rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from lit_edit.prompts import EditRows
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.verify import family
-from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.alphaedit import at_least, projector_file, projector_rounding, projectors, rounded_basis
+from lit_edit.verify.recording import Check, Recording, TensorFile
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, relative, tolerance
 from lit_edit.verify.watched import Watched
 from lit_edit.workbench import Workbench
@@ -32,13 +34,21 @@ _EXACT = Tolerance(0.0, "exact")
 
 
 class RoundedProjector(DeltaEdit):
-    """DeltaEdit with the projector as the reference takes it, see :class:`lit_edit.verify.alphaedit.RoundedProjector`."""
+    """DeltaEdit with the projector as the reference takes it, see :class:`lit_edit.verify.alphaedit.RoundedProjector`.
+
+    Args:
+        file: the recording of AlphaEdit, whose projectors are the same.
+        options: of the editor.
+    """
+
+    def __init__(self, file: TensorFile | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.file = file
 
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`lit_edit.editors.Editor.prepare`."""
         assert moment is not None
-        left, values, _ = torch.linalg.svd(moment.mean.float(), full_matrices=False)
-        self._closed[layer] = torch.linalg.qr(left[:, values >= self.threshold].double()).Q
+        self._closed[layer] = rounded_basis(self.file, layer, moment, self.threshold)
 
 
 def options(said: dict[str, Any]) -> dict[str, Any]:
@@ -54,14 +64,18 @@ def method(recording: Recording, editor: Callable[..., DeltaEdit] = DeltaEdit) -
 def run(recording: Recording) -> list[Row]:
     """Rows of DeltaEdit: residuals, deltas and S from recorded inputs, then its own course through the model."""
     tally = Tally(recording, _NAME)
-    ours, theirs = method(recording), method(recording, RoundedProjector)
+    file = projector_file(recording, DeltaEdit().threshold)
+    ours, theirs = method(recording), method(recording, partial(RoundedProjector, file))
     if ours is None or theirs is None:
         tally.note("all", "not recorded here")
         return tally.rows()
     residuals(ours, tally)
     limit = tolerance(recording, _NAME, "delta", CLOSED_FORM)
-    closed_form(theirs, tally, "float32 projector", limit)
-    closed_form(ours, tally, "exact projector", projector_rounding(ours, theirs))
+    rounding = projector_rounding(ours, theirs, r"edit\d+/layer(\d+)/keys")
+    stored = projectors(recording, ours.layers, DeltaEdit().threshold)
+    closed_form(theirs, tally, "recorded projector", limit, stored)
+    closed_form(theirs, tally, "float32 projector", at_least(limit, rounding), set(ours.layers) - stored)
+    closed_form(ours, tally, "exact projector", rounding, ours.layers)
     if ours.obstacle is not None:
         tally.note("recorded weights, full replay", ours.obstacle)
         return tally.rows()
@@ -99,7 +113,7 @@ def residuals(method: family.Method, tally: Tally) -> None:
 
 
 @torch.no_grad()
-def closed_form(method: family.Method, tally: Tally, projector: str, allowed: Tolerance) -> None:
+def closed_form(method: family.Method, tally: Tally, projector: str, allowed: Tolerance, only: Collection[int]) -> None:
     """Deltas, their norms, their sum ``S`` and the weights they lead to, from recorded keys, residuals and second moments."""
     file, last = method.file, method.layers[-1]
     label = f"[recorded K, R, C; {projector}]"
@@ -109,22 +123,14 @@ def closed_form(method: family.Method, tally: Tally, projector: str, allowed: To
         layer = int(at.rpartition("layer")[2])
         weights[layer] = weights[layer] + delta.dense().float()
         total = total + delta.dense() if layer == last else total
+        if layer not in only:
+            continue
         tally.tensor(file, f"{at}/delta", f"delta {label}", delta.dense(), allowed)
         tally.tensor(file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), allowed)
         tally.tensor(file, f"{at}/W_after", f"W_after {label}", weights[layer], allowed)
         tally.tensor(file, f"{at}/W_after_fro", f"W_after_fro {label}", weights[layer].double().norm(), allowed)
-    tally.tensor(file, f"S/layer{last}", f"S {label}", total, allowed)
-
-
-def projector_rounding(ours: family.Method, theirs: family.Method) -> Tolerance:
-    """Five times what a float32 projector changes in the projected keys, at worst: no delta can agree better."""
-    editors = [method.editor()[0] for method in (ours, theirs)]
-    worst = 0.0
-    for name, match in ours.file.names(r"edit\d+/layer(\d+)/keys"):
-        bases = [editor.forbidden(int(match[1])) for editor in editors if isinstance(editor, DeltaEdit)]
-        mine, other = (remove_columns(ours.file.tensors[name].double(), basis) for basis in bases)
-        worst = max(worst, relative(other, mine))
-    return Tolerance(max(5 * worst, CLOSED_FORM), "5 x float32 projector on keys")
+    if last in only:
+        tally.tensor(file, f"S/layer{last}", f"S {label}", total, allowed)
 
 
 # ------------------------------------------------------------------------------------------------ through the model
@@ -136,11 +142,12 @@ class Compared(RoundedProjector):
     Args:
         sight: what compares, see there.
         instead: deltas to write instead of its own, by the names of edit and layer; ``None`` to go its own way.
+        file: recorded projectors.
         options: of the editor.
     """
 
-    def __init__(self, sight: Sight, instead: dict[str, Delta] | None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, sight: Sight, instead: dict[str, Delta] | None, file: TensorFile | None, **options: Any) -> None:
+        super().__init__(file, **options)
         self.sight, self.instead = sight, instead
         self.edit, self.left = -1, 0
         self.aimed = torch.zeros(0)
@@ -281,7 +288,8 @@ def course(method: family.Method, tally: Tally, label: str, instead: dict[str, D
     """
     recording, last = method.recording, method.layers[-1]
     sight = Sight(method, tally, label)
-    editor, _ = replace(method, make=lambda said: Compared(sight, instead, **options(said))).editor()
+    file = projector_file(recording, DeltaEdit().threshold)
+    editor, _ = replace(method, make=lambda said: Compared(sight, instead, file, **options(said))).editor()
     weights = {layer: recording.original[layer].clone() for layer in method.layers}
     done = 0
     for rows in recording.batches:

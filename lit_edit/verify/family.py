@@ -5,7 +5,7 @@ Legend: N = requests, I = d_in, O = d_out; recorded matrices have requests as co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,14 @@ def guarded(guards: Sequence[Guard], layer: int, delta: Delta, weight: Tensor, d
     return delta
 
 
-def closed_form(method: Method, tally: Tally, label: str, delta_key: str, limit: Tolerance | None = None) -> None:
+def closed_form(
+    method: Method,
+    tally: Tally,
+    label: str,
+    delta_key: str,
+    limit: Tolerance | None = None,
+    only: Collection[int] | None = None,
+) -> None:
     """Deltas, their norms and the weights they lead to, recomputed from recorded keys, residuals and second moments.
 
     Args:
@@ -144,6 +151,7 @@ def closed_form(method: Method, tally: Tally, label: str, delta_key: str, limit:
         label: what the table says about the inputs.
         delta_key: which difference of ``meta.json`` the deltas are held to.
         limit: what they are held to instead, where something else bounds the agreement.
+        only: layers to compare; ``None`` for all.
     """
     editor, exact_moments = method.editor()
     rec, name = method.recording, method.name
@@ -154,6 +162,8 @@ def closed_form(method: Method, tally: Tally, label: str, delta_key: str, limit:
     # A weight is as far off as the deltas that it is a sum of.
     written = written if written.value >= allowed.value else Tolerance(allowed.value, allowed.origin)
     for batch, layer, delta, weight in solved(method, editor):
+        if only is not None and layer not in only:
+            continue
         at = f"batch{batch}/layer{layer}"
         tally.tensor(method.file, f"{at}/delta", f"delta {label}", delta.dense(), allowed)
         tally.tensor(method.file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), allowed)

@@ -33,16 +33,22 @@ def run(recording: Recording) -> list[Row]:
         return tally.rows()
     file, sphere = found.file, guard(recording)
     editor, exact_moments = found.editor()
-    solved = tolerance(recording, "SPHERE", "delta", CLOSED_FORM)
+    tight = tolerance(recording, "SPHERE", "delta", CLOSED_FORM)
     projected = tolerance(recording, "SPHERE", "projection", CLOSED_FORM)
     if not exact_moments:
-        solved = Tolerance(THROUGH_MODEL, "second moments collected anew")
+        tight = Tolerance(THROUGH_MODEL, "second moments collected anew")
+    exact = alphaedit.exact(recording, "SPHERE")
+    assert exact is not None
+    loose = alphaedit.at_least(tight, alphaedit.projector_rounding(exact, found))
+    stored = alphaedit.projectors(recording, found.layers, recording.options("SPHERE")["nullspace_threshold"])
     ranks = recording.meta.get("info", {}).get("SPHERE", {}).get("r", {})
     weights = {layer: recording.original[layer] for layer in found.layers}
     for batch, layer, delta, after_batch in family.solved(found, editor):
         at, weight = f"batch{batch}/layer{layer}", weights[layer]
-        tally.tensor(file, f"{at}/delta", "delta [recorded K, R, C]", delta.dense(), solved)
-        tally.tensor(file, f"{at}/delta_fro", "delta_fro [recorded K, R, C]", delta.norm(), solved)
+        solved = tight if layer in stored else loose
+        label = "[recorded K, R, C, P]" if layer in stored else "[recorded K, R, C; float32 projector]"
+        tally.tensor(file, f"{at}/delta", f"delta {label}", delta.dense(), solved)
+        tally.tensor(file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), solved)
         recorded = file.get(f"{at}/delta")
         if recorded is not None:  # the guard alone
             after = sphere(layer, Delta.from_dense(recorded.double()), weight)
@@ -52,11 +58,11 @@ def run(recording: Recording) -> list[Row]:
         if f"{at}/r" in ranks:
             soft = max(space.shape[1] for space in (sphere.soft(layer).left, sphere.soft(layer).right))
             tally.scalar("soft directions", soft, ranks[f"{at}/r"], Tolerance(0.0, "exact"), at)
-        tally.tensor(file, f"{at}/delta_projected", "delta projected [recorded K, R, C]", after.dense(), solved)
-        tally.tensor(file, f"{at}/delta_projected_fro", "norm projected [recorded K, R, C]", after.norm(), solved)
+        tally.tensor(file, f"{at}/delta_projected", f"delta projected {label}", after.dense(), solved)
+        tally.tensor(file, f"{at}/delta_projected_fro", f"norm projected {label}", after.norm(), solved)
         weights[layer] = after_batch
-        tally.tensor(file, f"{at}/W_after", "W_after [recorded K, R, C]", weights[layer], solved)
-        tally.tensor(file, f"{at}/W_after_fro", "W_after_fro [recorded K, R, C]", weights[layer].double().norm(), solved)
+        tally.tensor(file, f"{at}/W_after", f"W_after {label}", weights[layer], solved)
+        tally.tensor(file, f"{at}/W_after_fro", f"W_after_fro {label}", weights[layer].double().norm(), solved)
     family.residuals(found, tally)
     family.read(found, tally)
     family.replay(found, tally)

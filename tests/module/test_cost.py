@@ -48,7 +48,9 @@ def test_only_the_keys_of_a_stream_are_factored(name, model, tmp_path, monkeypat
     fit = trainer(tmp_path, [], val_check_interval=None, limit_val_batches=0)
     fit.callbacks = [c for c in fit.callbacks if type(c).__name__ not in ("SpectralDrift", "Report")]
     fit.fit(module, datamodule=stream(tmp_path, 8))
-    allowed = 8 + sum(space.shape[1] for space in (module.guards[0].protected(0).right,))  # keys of the stream, directions kept out of
+    allowed = 8 + sum(
+        space.shape[1] for space in (module.guards[0].protected(0).right,)
+    )  # keys of the stream, directions kept out of
     if name == "AlphaEdit":
         allowed += max(module.editor.removed.values())
     assert sizes and max(sizes) <= allowed < 160
