@@ -118,6 +118,7 @@ class EditCLI(LightningCLI):
         """Options that belong to a run rather than to model, data or trainer."""
         parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
         parser.add_argument("--baseline", type=bool, default=True, help="score the unedited model first")
+        parser.add_argument("--final", type=bool, default=True, help="score all edits at the end, not only data.review of them")
         parser.add_lightning_class_args(SpectralDrift, "drift")
         parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -199,9 +200,13 @@ class EditCLI(LightningCLI):
         """Score the edited model and print the table."""
         if self.trainer.interrupted:
             return
-        report = self._report()
-        if not report.rows or report.rows[-1]["batches"] != self.trainer.global_step:
+        report, review = self._report(), self.datamodule.review
+        if self._chosen("final"):
+            self.datamodule.review = None  # all edits, not a sample of them
+        done = report.rows and report.rows[-1]["batches"] == self.trainer.global_step
+        if not done or (self._chosen("final") and self.model.scores.protocol != "final"):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        self.datamodule.review = review
         print(f"\n{report.write(self.trainer, self.model)}")
         folder = self._chosen("run_dir")
         print(f"Everything of this run is in {folder}; look at it with: tensorboard --logdir {folder}")

@@ -7,14 +7,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning as L
-from torch import nn
-from torchmetrics import MeanMetric
+import torch
+from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import MalformedRecord
 from lit_edit.forward import greedy
-from lit_edit.metrics import EditScores
-from lit_edit.probes.base import Probe
+from lit_edit.metrics import EditScores, Interval, paired_change
+from lit_edit.probes.base import Probe, no_outcomes
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditBatch, EditRequest
 from lit_edit.scoring import Scorer
@@ -36,7 +36,9 @@ class Evaluated(L.LightningModule):
         self.position = 0
         """Requests of the stream that lie behind: written, rejected or set aside."""
         self.scores = EditScores("before")
-        self.probe_means: dict[str, MeanMetric] = {}
+        self.probe_rows: dict[str, list[Tensor]] = {}
+        self.probe_start: dict[str, Tensor] = {}
+        """Rows of every probe's items on the unedited model, where it was scored."""
         self._view = ExitStack()
 
     @property
@@ -64,31 +66,66 @@ class Evaluated(L.LightningModule):
     on_test_start = on_predict_start = on_validation_start
     on_test_end = on_predict_end = on_validation_end
 
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The unedited model inside the block, and what was shown before after it."""
+        yield
+
     def on_validation_epoch_start(self) -> None:
-        """Forget earlier scores; before the first edit the protocol is ``before``, later ``so_far``."""
-        self.scores = EditScores("so_far" if self.position else "before")
-        self.probe_means = {probe.name: MeanMetric().to(self.device) for probe in self._probes()}
+        """Forget earlier scores."""
+        self._begin(self._protocol())
+
+    def _protocol(self) -> str:
+        """``before`` the first edit, ``final`` where all edits of a finished stream are scored, ``so_far`` in between."""
+        if not self.position:
+            return "before"
+        stream = getattr(self.trainer, "datamodule", None)
+        requests, review = len(getattr(stream, "requests", ())), getattr(stream, "review", 0)
+        scored_all = review is None or review >= requests
+        return "final" if requests and self.position >= requests and scored_all else "so_far"
+
+    def _begin(self, protocol: str) -> None:
+        self.scores = EditScores(protocol)
+        self.probe_rows = {probe.name: [] for probe in self._probes()}
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loader 0 re-scores edits made so far; each further loader is one probe."""
+        """Loader 0 re-scores edits; each further loader is one probe."""
         if dataloader_idx == 0:
-            self.scores.update(self.scorer.requests(batch.requests))
+            self.scores.update(self.scorer.requests(batch.requests, self.unedited))
             return
         probe = self._probes()[dataloader_idx - 1]
-        values, weights = probe.measure(self.scorer, batch)
-        self.probe_means[probe.name].update(values.to(self.device), weights.to(self.device))
+        self.probe_rows[probe.name].append(probe.measure(self.scorer, batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Log rates of the edits so far and the probes."""
+        """Log rates of the edits and the probes; remember the rows of the unedited model."""
         found = {name: float(value) for name, value in self.scores.compute().items()}
         for probe in self._probes():
-            mean = float(self.probe_means[probe.name].compute())
-            found[f"probe/{probe.name}/{probe.scoring}"] = probe.summarise(mean)
+            rows = self.rows_of(probe)
+            if self.scores.protocol == "before":
+                self.probe_start[probe.name] = rows
+            for scoring, value in probe.summarise(rows).items():
+                found[f"probe/{probe.name}/{scoring}"] = value
         self.log_dict(found)
 
+    def rows_of(self, probe: Probe) -> Tensor:
+        """What the latest validation kept of a probe's items, ``[n, columns]``."""
+        rows = self.probe_rows.get(probe.name)
+        return torch.cat(rows) if rows else no_outcomes(probe)
+
+    def probe_changes(self) -> dict[str, Interval]:
+        """95 % intervals of the change of every probe number since the unedited model, paired over items."""
+        found = {}
+        for probe in self._probes():
+            before, after = self.probe_start.get(probe.name), self.rows_of(probe)
+            if before is None or before.shape != after.shape:
+                continue  # a run that never saw the unedited model, or probes that were exchanged on a resume
+            for scoring, interval in paired_change(before, after, probe.summarise).items():
+                found[f"probe/{probe.name}/{scoring}"] = interval
+        return found
+
     def on_test_epoch_start(self) -> None:
-        """As for validation."""
-        self.on_validation_epoch_start()
+        """All edits of the stream, on the weights as they are."""
+        self._begin("final" if self.position else "before")
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As for validation, over all edits of the stream."""

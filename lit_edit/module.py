@@ -18,6 +18,7 @@ from lit_edit.errors import EditError, MalformedRecord
 from lit_edit.evaluation import Evaluated
 from lit_edit.guards.base import Guard
 from lit_edit.identity import check_identity, load_pretrained
+from lit_edit.interrupts import Interrupts
 from lit_edit.journal import Journal
 from lit_edit.outcome import BatchOutcome
 from lit_edit.preparation import second_moments, spectra
@@ -103,6 +104,7 @@ class ContinualEditor(Evaluated):
         self._listeners: list[OnPhase] = []
         self._pending: tuple[BatchOutcome, list[EditRows], Workbench, Targets | None] | None = None
         self._state: State = []
+        self._interrupts = Interrupts()
         self._prepared = False
 
     # ------------------------------------------------------------------------------------------------ the model
@@ -174,6 +176,16 @@ class ContinualEditor(Evaluated):
             yield
         finally:
             self.show_model(self.master)
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """See :meth:`Evaluated.unedited`; unlike :meth:`original_model`, it puts back whatever was shown."""
+        shown = {layer: self.anatomy.weight(layer).detach().clone() for layer in self.layers}
+        self.show_model(self.original)
+        try:
+            yield
+        finally:
+            self.show_model(lambda layer: shown[layer])
 
     def guard_list(self) -> list[Guard]:
         """The guards in the order written."""
@@ -348,10 +360,30 @@ class ContinualEditor(Evaluated):
             outcome.scalars.update(bench.scalars)
         outcome.loss, outcome.probability = _mean(bench.losses, "loss_N"), _mean(bench.losses, "probability_N")
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Let SGD apply all layers; then commit, in the same call, everything that belongs to the batch."""
-        super().optimizer_step(*args, **kwargs)
-        self._commit()
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Let SGD apply all layers; then commit, in the same call, everything that belongs to the batch.
+
+        Interrupts wait from here until Lightning has counted the batch: half of this must never be saved.
+        """
+        assert optimizer_closure is not None
+        found = optimizer_closure()  # the step and its backward: what takes time can be interrupted
+        self._interrupts.hold()
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, lambda: found)
+            self._commit()
+        except BaseException:
+            self._interrupts.release()
+            raise
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Lightning has counted the batch."""
+        self._interrupts.release()
+
+    def batch_was_counted(self) -> None:
+        """As :meth:`on_train_batch_end`, for a callback that is told earlier."""
+        self._interrupts.release()
 
     def _commit(self) -> None:
         assert self._pending is not None
@@ -388,6 +420,7 @@ class ContinualEditor(Evaluated):
             "position": self.position,
             "edits": self.edits,
             "batches": self.batches,
+            "probes": {name: rows.tolist() for name, rows in self.probe_start.items()},
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -412,6 +445,7 @@ class ContinualEditor(Evaluated):
         self.templates = tuple(state["templates"]) or None
         self.position, self.edits = int(state["position"]), int(state["edits"])
         self.batches = int(state["batches"])
+        self.probe_start = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in state.get("probes", {}).items()}
         stream = getattr(self._trainer, "datamodule", None)
         if self.position < len(getattr(stream, "requests", ())):
             # The stream may have grown behind the batch that was its last one when the checkpoint was written, and a run that

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,12 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.errors import MalformedRecord
 from lit_edit.forward import frozen, logits_at
 from lit_edit.prompts import Encoder, right_pad
+from lit_edit.records import RecordScores, Tally, asked
 from lit_edit.request import EditRequest
 
-DECODING = "teacher_forced"
-"""How answers are scored here: the answer's own tokens are fed, none is generated."""
+
+_WORTH = 256
+"""Tokens from which a forward pass is no faster per token for being larger, so that padding is pure loss."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,10 @@ class AnswerScores:
     nll: Tensor  # [n] mean over the answer's tokens of -log p, float32
     correct: Tensor  # [n] whether every token of the answer is the argmax, bool
     tokens: Tensor  # [n] number of tokens scored
-
-
-@dataclass(frozen=True)
-class RecordScores:
-    """Scores of one edit; each list holds one entry per prompt of that kind, empty where the record has none."""
-
-    efficacy_success: list[float]
-    efficacy_accuracy: list[float]
-    efficacy_probability: list[float]
-    paraphrase_success: list[float]
-    paraphrase_accuracy: list[float]
-    neighbourhood_success: list[float]
-    neighbourhood_accuracy: list[float]
+    predicted: tuple[tuple[int, ...], ...]
+    """The argmax at every token of each answer."""
+    right: tuple[tuple[bool, ...], ...]
+    """Whether it is the answer's token."""
 
 
 class Scorer:
@@ -71,84 +64,144 @@ class Scorer:
         """Score every token of token-id rows but the first, which has nothing before it."""
         return self._score([(list(row), 1) for row in rows])
 
-    def requests(self, requests: Sequence[EditRequest]) -> list[RecordScores]:
-        """Score edits: probability comparison ("success") and argmax ("accuracy") on every prompt of each record.
+    def generate(self, prompts: Sequence[str], tokens: int, until: Sequence[str] = ()) -> list[str]:
+        """Greedy continuations of some prompts; see :func:`lit_edit.generation.generate`."""
+        from lit_edit.generation import generate
 
-        Success compares mean token NLLs, a tie is a failure: on edit prompt and paraphrases the new answer has to be
-        likelier than the true one, on neighbourhood prompts the answer that should survive likelier than the new one. A
-        record without a true answer has no success on its own prompts, only accuracy; a prompt whose answers cannot be
-        tokenised is left out.
+        return generate(self.anatomy, self.encoder, prompts, tokens, until)
+
+    def requests(
+        self, requests: Sequence[EditRequest], unedited: Callable[[], AbstractContextManager[object]] | None = None
+    ) -> list[RecordScores]:
+        """Score edits on every prompt of each record; see :meth:`lit_edit.records.Tally.judge` for what is computed.
+
+        On edit prompt and paraphrases the wanted answer is the new one and the other the true one, on neighbourhood prompts it
+        is the other way round; a record without a true answer has no comparison on its own prompts. Locality prompts are
+        compared with what the unedited model says at the same tokens. A prompt whose answers cannot be tokenised is left out.
+
+        Args:
+            requests: the edits.
+            unedited: a context in which the model shows its unedited weights; without it locality is not scored.
         """
         rows: list[tuple[list[int], int]] = []
-        plans: list[dict[str, list[tuple[int, int | None]]]] = []
+
+        def plan(prompt: str, answers: Sequence[str]) -> list[int] | None:
+            try:
+                found = [self._row(prompt, answer) for answer in answers]
+            except MalformedRecord:
+                return None
+            rows.extend(found)
+            return list(range(len(rows) - len(found), len(rows)))
+
+        plans = []
         for request in requests:
-            true, new = request.target_true, request.target_new
-            asked: dict[str, list[tuple[str, str, str | None]]] = {
-                "efficacy": [(request.text, new, true)],
-                "paraphrase": [(text, new, true) for text in request.paraphrases],
-                "neighbourhood": [(text, answer, new) for text, answer in request.neighbourhood],
-            }
-            plan: dict[str, list[tuple[int, int | None]]] = {}
-            for kind, prompts in asked.items():
-                plan[kind] = []
-                for prompt, wanted, other in prompts:
-                    try:
-                        pair = [self._row(prompt, answer) for answer in (wanted, other) if answer is not None]
-                    except MalformedRecord:
-                        continue
-                    plan[kind].append((len(rows), len(rows) + 1 if len(pair) > 1 else None))
-                    rows += pair
-            plans.append(plan)
+            own = []
+            for what in asked(request):
+                at = plan(what.prompt, [*what.wanted, *([] if what.other is None else [what.other])])
+                if at is not None:
+                    own.append((what, at))
+            plans.append(own)
         scores = self._score(rows)
-        nll, correct = scores.nll.tolist(), scores.correct.tolist()
+        nll = scores.nll.tolist()
+        tallies = [Tally() for _ in requests]
+        for tally, own in zip(tallies, plans, strict=True):
+            for what, at in own:
+                wanted = [(nll[index], scores.right[index]) for index in at[: len(what.wanted)]]
+                tally.judge(what, wanted, None if what.other is None else nll[at[-1]])
+        if unedited is not None:
+            self._locality(requests, tallies, unedited)
+        return [tally.close() for tally in tallies]
 
-        def success(plan: list[tuple[int, int | None]]) -> list[float]:
-            return [float(nll[wanted] < nll[other]) for wanted, other in plan if other is not None]
-
-        def accuracy(plan: list[tuple[int, int | None]]) -> list[float]:
-            return [float(correct[wanted]) for wanted, _ in plan]
-
-        return [
-            RecordScores(
-                efficacy_success=success(plan["efficacy"]),
-                efficacy_accuracy=accuracy(plan["efficacy"]),
-                efficacy_probability=[math.exp(-nll[wanted]) for wanted, _ in plan["efficacy"]],
-                paraphrase_success=success(plan["paraphrase"]),
-                paraphrase_accuracy=accuracy(plan["paraphrase"]),
-                neighbourhood_success=success(plan["neighbourhood"]),
-                neighbourhood_accuracy=accuracy(plan["neighbourhood"]),
-            )
-            for plan in plans
-        ]
+    def _locality(
+        self,
+        requests: Sequence[EditRequest],
+        tallies: Sequence[Tally],
+        unedited: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        """Share of the tokens of a locality answer at which the model says what it said before it was edited."""
+        rows, owners = [], []
+        for tally, request in zip(tallies, requests, strict=True):
+            for kind, prompt, answer in request.locality:
+                try:
+                    rows.append(self._row(prompt, answer))
+                except MalformedRecord:
+                    continue
+                owners.append((tally, kind))
+        if not rows:
+            return
+        now = self._score(rows)
+        with unedited():
+            before = self._score(rows)
+        for (tally, kind), ours, theirs in zip(owners, now.predicted, before.predicted, strict=True):
+            same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+            for name in ("locality", f"locality_{kind}"):
+                tally.add(name, "agreement", same)
 
     @torch.no_grad()
     def _score(self, rows: Sequence[tuple[list[int], int]]) -> AnswerScores:
+        """Score the tokens of each row from the given one on; the last is only ever a label and never fed."""
         count = len(rows)
-        nll, correct, tokens = torch.zeros(count), torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
-        by_length = sorted(range(count), key=lambda index: len(rows[index][0]))
+        nll = torch.zeros(count)
+        predicted: list[tuple[int, ...]] = [()] * count
+        right: list[tuple[bool, ...]] = [()] * count
         device = self.anatomy.device
+        fed, place = _merged([tuple(ids[:-1]) for ids, _ in rows])
+        held: list[list[int]] = [[] for _ in fed]
+        for index, at in enumerate(place):
+            held[at].append(index)
         with frozen(self.anatomy.model):
-            for batch in self._batches(by_length, rows):
-                picks = [(r, c) for r, index in enumerate(batch) for c in range(rows[index][1] - 1, len(rows[index][0]) - 1)]
-                row_P = torch.tensor([r for r, _ in picks], device=device)
-                column_P = torch.tensor([c for _, c in picks], device=device)
-                label_P = torch.tensor([rows[batch[r]][0][c + 1] for r, c in picks], device=device)
-                # The last token is only ever a label, but it is fed too: dropping it would change nothing but shapes.
-                inputs = right_pad([rows[index][0] for index in batch], self.encoder.pad, device)
-                log_p = logits_at(self.anatomy, inputs, row_P, column_P).log_softmax(-1)
-                picked = log_p.gather(1, label_P[:, None])[:, 0]
-                right = (log_p.argmax(-1) == label_P).float()
-                size = torch.zeros(len(batch), device=device).index_add(0, row_P, torch.ones_like(picked))
-                total = torch.zeros(len(batch), device=device).index_add(0, row_P, -picked)
-                hits = torch.zeros(len(batch), device=device).index_add(0, row_P, right)
-                at = torch.tensor(batch)
-                nll[at], correct[at], tokens[at] = (total / size).cpu(), (hits == size).cpu(), size.long().cpu()
-        return AnswerScores(nll, correct, tokens)
+            for batch in self._batches(sorted(range(len(fed)), key=lambda at: len(fed[at])), fed):
+                mine = [(r, index) for r, at in enumerate(batch) for index in held[at]]
+                picks = [(r, c, rows[i][0][c + 1]) for r, i in mine for c in range(rows[i][1] - 1, len(rows[i][0]) - 1)]
+                spots: dict[tuple[int, int], int] = {}  # two answers to one prompt begin at one position
+                spot_P = [spots.setdefault((r, c), len(spots)) for r, c, _ in picks]
+                row_U, column_U = torch.tensor(list(spots), device=device).T
+                inputs = right_pad([fed[at] for at in batch], self.encoder.pad, device)
+                logits_UV = logits_at(self.anatomy, inputs, row_U, column_U)
+                at_P = torch.tensor(spot_P, device=device)
+                label_P = torch.tensor([label for *_, label in picks], device=device)
+                picked = (logits_UV[at_P, label_P] - logits_UV.logsumexp(-1)[at_P]).cpu()
+                best = logits_UV.argmax(-1)[at_P].tolist()
+                start = 0
+                for _, index in mine:
+                    ids, first = rows[index]
+                    size = len(ids) - first
+                    nll[index] = -picked[start : start + size].mean()
+                    predicted[index] = tuple(best[start : start + size])
+                    right[index] = tuple(a == b for a, b in zip(predicted[index], ids[first:], strict=True))
+                    start += size
+        tokens = torch.tensor([len(part) for part in right], dtype=torch.long)
+        correct = torch.tensor([all(part) for part in right], dtype=torch.bool)
+        return AnswerScores(nll, correct, tokens, tuple(predicted), tuple(right))
 
-    def _batches(self, order: list[int], rows: Sequence[tuple[list[int], int]]) -> list[list[int]]:
+    def _batches(self, order: list[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows in batches, given in ascending length: under the budget, and of like length where a batch is worth a pass."""
         batches: list[list[int]] = []
-        for index in order:  # ascending length: the newest row is the longest of its batch
-            if not batches or len(rows[index][0]) * (len(batches[-1]) + 1) > self.tokens_at_once:
+        shortest = 0
+        for index in order:  # the newest row is the longest of its batch
+            size = len(rows[index])
+            held = len(batches[-1]) if batches else 0
+            padded = size * (held + 1)
+            if not batches or padded > self.tokens_at_once or (held * shortest >= _WORTH and size > 1.15 * shortest):
                 batches.append([])
+                shortest = size
             batches[-1].append(index)
         return batches
+
+
+def _merged(rows: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Distinct rows without those that another begins with, and where each row's tokens are found.
+
+    A causal model says the same at a position whatever follows: two answers to one prompt mostly share a row.
+
+    >>> _merged([(1, 2), (1, 2, 3), (4,), (1, 2)])
+    ([(4,), (1, 2, 3)], [1, 1, 0, 1])
+    """
+    kept: list[tuple[int, ...]] = []
+    place: dict[tuple[int, ...], int] = {}
+    # In descending order a row stands right behind those that begin with it.
+    for row in sorted(set(rows), reverse=True):
+        if not kept or kept[-1][: len(row)] != row:
+            kept.append(row)
+        place[row] = len(kept) - 1
+    return kept, [place[row] for row in rows]

@@ -1,19 +1,25 @@
 """Callbacks: they look, and change nothing."""
 
 from lit_edit.callbacks.checkpoint import StreamCheckpoint
+from lit_edit.callbacks.collapse import CollapseGuard
 from lit_edit.callbacks.drift import SpectralDrift
+from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.journal import JournalKeeper
 from lit_edit.callbacks.predictions import Predictions
 from lit_edit.callbacks.progress import EditProgressBar
 from lit_edit.callbacks.report import Report
+from lit_edit.callbacks.retention import RetentionScores
 
 __all__ = [
+    "CollapseGuard",
     "EditProgressBar",
+    "Generations",
     "ImmediateScores",
     "JournalKeeper",
     "Predictions",
     "Report",
+    "RetentionScores",
     "SpectralDrift",
     "StreamCheckpoint",
 ]

@@ -29,7 +29,7 @@ class ImmediateScores(Callback):
         """Score the batch; it may have been rejected, then it counts as it is."""
         scores = EditScores("immediate")
         with pl_module.evaluated_model():
-            records = pl_module.scorer.requests(batch.requests)
+            records = pl_module.scorer.requests(batch.requests, pl_module.unedited)
         for target in (scores, self.stream):
             target.update(records)
         self.last = {name: float(value) for name, value in scores.compute().items()}
@@ -37,12 +37,8 @@ class ImmediateScores(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of the stream so far, so that a resumed run reports all of it."""
-        return {kind: [float(rate.total), float(rate.records)] for kind, rate in self.stream.by_kind.items()}
+        return self.stream.sums()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the sums."""
-        for kind, (total, records) in state_dict.items():
-            rate = self.stream.by_kind[kind]
-            rate.total.fill_(total)
-            rate.records.fill_(records)
-            rate._update_count = 1  # torchmetrics warns about computing a metric that was never updated
+        self.stream.take_up(state_dict)

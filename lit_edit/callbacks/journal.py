@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,12 @@ class JournalKeeper(Callback):
         stream = getattr(trainer, "datamodule", None)
         if stream is not None and hasattr(stream, "write_set_aside"):
             stream.write_set_aside(self.folder)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The batch is applied, recorded and counted: a waiting Ctrl-C may end the run, before slow callbacks look."""
+        pl_module.batch_was_counted()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Whatever ended the run, Ctrl-C works as before."""
+        with suppress(KeyboardInterrupt):
+            pl_module.batch_was_counted()

@@ -38,7 +38,7 @@ class Report(Callback):
                     "Multiline",
                     [f"edit/{protocol}/{metric}{scoring}" for metric in ("efficacy", "paraphrase", "neighbourhood")],
                 ]
-                for protocol in ("immediate", "so_far")
+                for protocol in ("immediate", "so_far", "final")
             },
             "Abilities": {"probes": ["Multiline", ["probe/.*"]]},
             "Drift": {measure: ["Multiline", [f"drift/{measure}/layer_.*"]] for measure in MEASURES},
@@ -50,8 +50,12 @@ class Report(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the numbers of this validation."""
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        kept = {name: value for name, value in found.items() if name.startswith(("edit/before/", "edit/so_far/", "probe/"))}
-        row = {"edits": pl_module.edits, "batches": trainer.global_step, "scores": kept}
+        starts = ("edit/before/", "edit/so_far/", "edit/final/", "probe/")
+        kept = {name: value for name, value in found.items() if name.startswith(starts)}
+        protocol = f"edit/{pl_module.scores.protocol}/"
+        kept = {name: value for name, value in kept.items() if name.startswith((protocol, "probe/"))}
+        intervals = {name: [i.low, i.high] for name, i in pl_module.scores.intervals().items()}
+        row = {"edits": pl_module.edits, "batches": trainer.global_step, "scores": kept, "intervals": intervals}
         if self.rows and self.rows[-1]["batches"] == row["batches"]:
             self.rows.pop()
         self.rows.append(row)
@@ -75,7 +79,10 @@ class Report(Callback):
         immediate = next((c for c in run.callbacks if isinstance(c, ImmediateScores)), None)
         drifting = next((c for c in run.callbacks if isinstance(c, SpectralDrift)), None)
         stream = run.datamodule
-        first, last = (self.rows[0], self.rows[-1]) if self.rows else ({"scores": {}}, {"scores": {}})
+        nothing: dict[str, Any] = {"scores": {}, "intervals": {}}
+        first, last = (self.rows[0], self.rows[-1]) if self.rows else (nothing, nothing)
+        early = {} if immediate is None else immediate.stream.intervals()
+        intervals = {**last["intervals"], **{name: [i.low, i.high] for name, i in early.items()}}
         return {
             "model": pl_module.pretrained,
             "weights": pl_module.weights_hash,
@@ -91,6 +98,8 @@ class Report(Callback):
             "after": last["scores"],
             "immediate": {} if immediate is None else {n: float(v) for n, v in immediate.stream.compute().items()},
             "drift": {} if drifting is None else drifting.last,
+            "intervals": intervals,
+            "changes": {name: [i.low, i.high] for name, i in pl_module.probe_changes().items()},
             "validations": self.rows,
         }
 
@@ -116,35 +125,47 @@ class Report(Callback):
         lines = []
         for name, value in summary["immediate"].items():
             _, protocol, metric, scoring, decoding = name.split("/")
-            lines.append((metric, protocol, f"{scoring}, {_plain(decoding)}", "", _number(value)))
+            if _shown(metric, scoring):
+                sure = _range(summary["intervals"].get(name))
+                lines.append((_plain(metric), protocol, f"{scoring}, {_plain(decoding)}", "", _number(value), sure))
         for name, after in sorted(summary["after"].items(), key=lambda item: not item[0].startswith("edit/")):
-            before = summary["before"].get(name.replace("edit/so_far/", "edit/before/"))
             kind, *parts = name.split("/")
             if kind == "edit":
+                before = summary["before"].get("/".join(("edit", "before", *parts[1:])))
                 metric, protocol, scoring = parts[1], _plain(parts[0]), parts[2:]
+                sure = _range(summary["intervals"].get(name))
+                if not _shown(metric, scoring[0]):
+                    continue
             else:
-                metric, protocol, scoring = f"probe {_plain(parts[0])}", "at the end", parts[1:]
-            lines.append((metric, protocol, ", ".join(_plain(part) for part in scoring), _number(before), _number(after)))
+                before = summary["before"].get(name)
+                metric, protocol, scoring = f"probe {parts[0]}", "at the end", parts[1:]
+                sure = _range(summary["changes"].get(name), "change ", signed=True)
+            told = ", ".join(_plain(part) for part in scoring)
+            lines.append((_plain(metric), protocol, told, _number(before), _number(after), sure))
         for measure in ("relative_norm", "ls", "ss", "triple_drift", "protected_share"):
             values = [v for name, v in summary["drift"].items() if name.startswith(f"drift/{measure}/")]
             if values:
                 start = {"relative_norm": "1", "ls": "1", "ss": "1"}.get(measure, "0")
                 worst = min(values) if measure in ("ls", "ss") else max(values)
-                lines.append((_plain(measure), "at the end", "weights, worst layer", start, _number(worst)))
-        titles = ("measure", "protocol", "scoring", "before", "after")
-        widths = [max(len(line[i]) for line in (titles, *lines)) for i in range(5)]
-        rule = "-" * (sum(widths) + 8)
-        rows = [
-            "  ".join((*(line[i].ljust(widths[i]) for i in range(3)), *(line[i].rjust(widths[i]) for i in (3, 4))))
-            for line in lines
-        ]
-        top = "  ".join((*(titles[i].ljust(widths[i]) for i in range(3)), *(titles[i].rjust(widths[i]) for i in (3, 4))))
+                lines.append((_plain(measure), "at the end", "weights, worst layer", start, _number(worst), ""))
+        titles = ("measure", "protocol", "scoring", "before", "after", "95 %")
+        widths = [max(len(line[i]) for line in (titles, *lines)) for i in range(len(titles))]
+        rule = "-" * (sum(widths) + 2 * (len(titles) - 1))
+
+        def show(line: tuple[str, ...]) -> str:
+            cells = [
+                cell.rjust(w) if i in (3, 4) else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            return "  ".join(cells).rstrip()
+
+        top, rows = show(titles), [show(line) for line in lines]
         notes = [
             "immediate: each batch right after it was written, mean over the stream",
-            f"so far: every edit made (at most {summary['review']}, evenly spread) on the last weights; "
-            "before: the same edits, unedited model",
+            f"so far: edits made up to then (at most {summary['review']}, evenly spread) on the weights of then; "
+            "final: all edits on the final weights; before: the same edits, unedited model",
             "success: the wanted answer is likelier than the other one (mean token NLL); "
-            "accuracy: every token of the answer is the argmax",
+            "accuracy: every token of the answer is the argmax; score: harmonic mean of the three",
+            "95 %: interval of the number over records; for probes, of its change since the unedited model, paired over items",
             "ls, ss: dominant singular subspace and vectors in order of size, 1 = unturned; new directions that outgrow "
             "the old ones lower them even while triple drift (the old ones themselves) stays 0",
         ]
@@ -154,6 +175,19 @@ class Report(Callback):
 
 def _plain(name: str) -> str:
     return name.replace("_", " ").replace("teacher forced", "teacher-forced")
+
+
+def _shown(metric: str, scoring: str) -> bool:
+    """Whether a number goes into the table; ``summary.json`` has all of them."""
+    whole = ("efficacy", "paraphrase", "neighbourhood", "portability", "locality", "score")
+    return metric in whole and scoring in ("success", "accuracy", "probability", "agreement", "exact", "contains")
+
+
+def _range(bounds: list[float] | None, before: str = "", signed: bool = False) -> str:
+    if bounds is None or bounds[0] != bounds[0]:
+        return ""
+    sign = "+" if signed else ""
+    return f"{before}{bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -13,8 +13,9 @@ class CounterFact(Reader):
     """CounterFact in ROME's schema (Meng et al. 2022, https://arxiv.org/abs/2202.05262).
 
     Every neighbourhood prompt is about a subject for which ``target_true`` holds, so that is its answer. The
-    ``attribute_prompts`` and ``generation_prompts`` of the schema are not part of a request. Targets may be objects
-    with a ``str``, as in the original, or plain text, as in some copies on the hub.
+    ``generation_prompts`` are kept as they stand, with repetitions: the released code continues each of them once. The
+    ``attribute_prompts`` of the schema are not part of a request. Targets may be objects with a ``str``, as in the
+    original, or plain text, as in some copies on the hub.
     """
 
     schema: ClassVar[str] = "CounterFact (requested_rewrite with prompt, subject, target_new, target_true)"
@@ -26,30 +27,41 @@ class CounterFact(Reader):
 
     def request(self, row: Mapping[str, Any], source: str, index: int) -> EditRequest:
         """Read one row; see :meth:`Reader.request`."""
-        subject = text(row, "requested_rewrite.subject", "the entity that the fact is about")
-        prompt = text(row, "requested_rewrite.prompt", "the statement to complete, with '{}' for the subject")
-        new = text(row, _target(row, "target_new"), "the answer to write")
+        edit = rewrite(row, "requested_rewrite")
         neighbours = texts(row, "neighborhood_prompts", "a prompt whose answer must survive")
         meaning = "the answer that the unedited model gives"
         # Without it the neighbourhood prompts have no answer: then, and only then, it is indispensable.
         require = text if neighbours else optional_text
-        true = require(row, _target(row, "target_true"), meaning)
+        true = require(row, target(row, "requested_rewrite", "target_true"), meaning)
         return EditRequest(
-            prompt=template(
-                prompt, subject, prompt_field="requested_rewrite.prompt", subject_field="requested_rewrite.subject"
-            ),
-            subject=subject,
-            target_new=new,
+            **edit,
             target_true=true,
             paraphrases=texts(row, "paraphrase_prompts", "the same question in other words"),
             neighbourhood=tuple((prompt, true) for prompt in neighbours) if true else (),
             case_id=identifier(row, index),
-            relation=optional_text(row, "requested_rewrite.relation_id", "the relation's identifier"),
             source=source,
+            generation_prompts=texts(row, "generation_prompts", "a prompt to continue freely"),
         )
 
 
-def _target(row: Mapping[str, Any], name: str) -> str:
+def rewrite(row: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Prompt, subject, new target and relation of the edit at a path, as arguments of ``EditRequest``.
+
+    Raises:
+        MalformedRecord: if one of the first three is missing, no text or empty, or the prompt does not hold the subject's
+            place once.
+    """
+    subject = text(row, f"{path}.subject", "the entity that the fact is about")
+    prompt = text(row, f"{path}.prompt", "the statement to complete, with '{}' for the subject")
+    return {
+        "prompt": template(prompt, subject, prompt_field=f"{path}.prompt", subject_field=f"{path}.subject"),
+        "subject": subject,
+        "target_new": text(row, target(row, path, "target_new"), "the answer to write"),
+        "relation": optional_text(row, f"{path}.relation_id", "the relation's identifier"),
+    }
+
+
+def target(row: Mapping[str, Any], path: str, name: str) -> str:
     """Path of a target's text: inside an object with ``str``, or the field itself."""
-    path = f"requested_rewrite.{name}"
+    path = f"{path}.{name}"
     return path if isinstance(lookup(row, path), str) else f"{path}.str"

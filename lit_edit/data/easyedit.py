@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from lit_edit.data.questions import Question, answers, blocks, canonical, pair
 from lit_edit.data.reader import Reader, identifier, optional_text, template, text, texts
 from lit_edit.errors import MalformedRecord
 from lit_edit.request import EditRequest
@@ -17,8 +18,15 @@ class EasyEdit(Reader):
     CounterFact it is a real paraphrase in about one record of six only; elsewhere it is a prompt of some other kind
     about the subject. Do not report a score on it as a paraphrase score.
 
-    ``locality_prompt`` with ``locality_ground_truth`` becomes the neighbourhood; both may be lists of equal length. The
-    nested ``locality`` and ``portability`` blocks of KnowEdit, which are other measurements, are not part of a request.
+    ``locality_prompt`` with ``locality_ground_truth`` becomes the neighbourhood (so EasyEdit's own scripts call it) and
+    nothing else; both may be lists of equal length. ``portability_prompt`` with ``portability_ground_truth`` is portability
+    of the kind ``unnamed``, the file does not say which.
+
+    The blocks ``portability`` and ``locality`` of KnowEdit (Zhang et al. 2024, https://arxiv.org/abs/2401.01286) fill the
+    fields of these names, their kinds in snake case (``reasoning``, ``subject_aliasing``, ``logical_generalization``;
+    ``relation_specificity``, ``forgetfulness``). All aliases of all answers are accepted for portability; locality keeps
+    the first. ``portability`` with ``New Question`` and ``New Answer``, as in EasyEdit's older files, is of the kind
+    ``one_hop``. Of a list in ``ground_truth`` the first is the true target.
     """
 
     schema: ClassVar[str] = "EasyEdit (prompt, subject, target_new, ground_truth, rephrase_prompt, locality_prompt)"
@@ -26,7 +34,7 @@ class EasyEdit(Reader):
     @classmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
         """A row with a ``prompt`` and at least one of the names that only this schema has."""
-        own = {"target_new", "ground_truth", "rephrase_prompt", "locality_prompt"}
+        own = {"target_new", "ground_truth", "rephrase_prompt", "locality_prompt", "portability_prompt"}
         return "prompt" in row and not own.isdisjoint(row)
 
     def request(self, row: Mapping[str, Any], source: str, index: int) -> EditRequest:
@@ -38,13 +46,34 @@ class EasyEdit(Reader):
             prompt=template(prompt, subject),
             subject=subject,
             target_new=text(row, "target_new", "the answer to write"),
-            target_true=optional_text(row, "ground_truth", "the answer that the unedited model gives"),
+            target_true=next(iter(answers(row.get("ground_truth"), "ground_truth")), None),
             paraphrases=texts(row, rephrase, "the same question in other words"),
             neighbourhood=_locality(row),
             case_id=identifier(row, index),
             relation=optional_text(row, "relation_id", "the relation's identifier"),
             source=source,
+            portability=(
+                *portability(row),
+                *pair(row, "portability_prompt", "portability_ground_truth", "unnamed"),
+            ),
+            locality=canonical(blocks(row, "locality")),
         )
+
+
+def portability(row: Mapping[str, Any]) -> tuple[Question, ...]:
+    """The field ``portability`` in either of EasyEdit's forms: one new question, or KnowEdit's kinds.
+
+    Raises:
+        MalformedRecord: if it has neither form.
+    """
+    block = row.get("portability")
+    if isinstance(block, Mapping) and "New Question" in block:
+        question = text(row, "portability.New Question", "a question that needs the edited fact")
+        accepted = answers(block.get("New Answer"), "portability.New Answer")
+        if not accepted:
+            raise MalformedRecord("portability.New Answer", "is missing; it is the answer to New Question")
+        return (("one_hop", question, accepted),)
+    return blocks(row, "portability")
 
 
 def _locality(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from lit_edit.data.questions import canonical, triples
 from lit_edit.data.reader import Reader, as_text, identifier, lookup, optional_text, template, text, texts
 from lit_edit.errors import MalformedRecord
 from lit_edit.request import EditRequest
@@ -16,7 +17,10 @@ class JsonLines(Reader):
     The prompt marks the subject with ``{}`` or simply contains it; in the latter case its last occurrence is the place
     of the edit. A row without a ``subject`` (absent or null) has a complete text as its prompt: a fact for editors that
     need no subject, which the others set aside. Optional fields: ``target_true``, ``paraphrases`` (texts),
-    ``neighbourhood`` (pairs of a prompt and the answer that must survive), ``case_id`` and ``relation``.
+    ``neighbourhood`` (pairs of a prompt and the answer that must survive), ``case_id``, ``relation``, ``portability`` (what
+    follows from the edit: ``[kind, prompt, [answer, ...]]``, the canonical answer first), ``locality`` (what must stay as it
+    was: ``[kind, prompt, answer]``) and ``generation_prompts`` (texts to continue). A kind is any name, e.g. ``"multi-hop"``;
+    metrics spell it in snake case. In place of a triple there may be an object with ``kind``, ``prompt`` and ``answers``.
     """
 
     schema: ClassVar[str] = "plain (prompt, subject, target)"
@@ -44,6 +48,9 @@ class JsonLines(Reader):
             case_id=identifier(row, index),
             relation=optional_text(row, "relation", "the relation's identifier"),
             source=source,
+            portability=triples(row, "portability"),
+            locality=canonical(triples(row, "locality")),
+            generation_prompts=texts(row, "generation_prompts", "a prompt to continue freely"),
         )
 
 

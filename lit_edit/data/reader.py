@@ -48,6 +48,22 @@ class Reader(ABC):
             MalformedRecord: if the row cannot be used; it names the field as the file spells it.
         """
 
+    def requests(self, row: Mapping[str, Any], source: str, index: int) -> tuple[EditRequest, ...]:
+        """Read one row that may hold several edits; this is what the stream calls.
+
+        Most schemas hold one edit to a row and leave this as it is. The edits of a row are made in the order given here
+        and stay neighbours in a shuffled stream; if one of them cannot be used, the whole row is set aside.
+
+        Args:
+            row: the record as it was read.
+            source: file (or data set) and row; all edits of a row share it.
+            index: the row's number within its file, counted from 1.
+
+        Raises:
+            MalformedRecord: as for :meth:`request`.
+        """
+        return (self.request(row, source, index),)
+
 
 def kind(value: Any) -> str:
     """What a JSON value is, in the user's words.
@@ -70,14 +86,18 @@ def kind(value: Any) -> str:
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, ``None`` if any part of the way is absent.
+    """The value at a dotted path, ``None`` if any part of the way is absent; items of lists go by their number.
 
-    >>> lookup({"a": {"b": 1}}, "a.b"), lookup({}, "a.b")
-    (1, None)
+    >>> lookup({"a": {"b": 1}}, "a.b"), lookup({}, "a.b"), lookup({"a": [{"b": 1}]}, "a[0].b")
+    (1, None, 1)
     """
     value: Any = row
-    for part in path.split("."):
-        value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+    for part in path.replace("[", ".[").split("."):
+        if part.startswith("["):
+            at = int(part[1:-1])
+            value = value[at] if isinstance(value, (list, tuple)) and at < len(value) else _MISSING
+        else:
+            value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
         if value is _MISSING:
             return None
     return value
@@ -107,7 +127,12 @@ def as_text(value: Any, path: str, meaning: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        # JSON may spell half of a surrogate pair; tokenizers refuse it much later, with no hint at the row.
+        # JSON may spell half of a surrogate pair; tokenizers refuse it much later, with no hint at the row. Bytes that are no
+        # UTF-8 come from the file as the halves U+DC80 to U+DCFF (Python's "surrogateescape").
+        code = ord(value[error.start])
+        if 0xDC80 <= code <= 0xDCFF:
+            found = f"byte 0x{code - 0xDC00:02x} at character {error.start + 1}"
+            raise MalformedRecord(path, f"is not UTF-8 text ({found}); save the file as UTF-8") from None
         found = f"{value[error.start]!r} at character {error.start + 1}"
         raise MalformedRecord(path, f"holds half a character ({found}); write the text as plain UTF-8") from None
     if not value.strip():
@@ -137,9 +162,15 @@ def texts(row: Mapping[str, Any], path: str, meaning: str) -> tuple[str, ...]:
 
 
 def identifier(row: Mapping[str, Any], index: int, path: str = "case_id") -> str:
-    """The row's own identifier as text, or its number within the file where it has none."""
+    """The row's own identifier as text, or its number within the file where it has none.
+
+    Raises:
+        MalformedRecord: if it is a text that cannot be written as UTF-8.
+    """
     value = lookup(row, path)
-    return str(index) if value in (None, "") else str(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return str(index)
+    return as_text(value if isinstance(value, str) else str(value), path, "the identifier of the row")
 
 
 def template(prompt: str, subject: str, *, prompt_field: str = "prompt", subject_field: str = "subject") -> str:

@@ -65,7 +65,7 @@ def rows(path: str) -> Iterator[Row]:
             load, or a hub id ``owner/name``; the latter two with ``:split`` behind if there are several splits.
 
     Raises:
-        EditError: if nothing can be read: missing, unreadable or empty file, no UTF-8, unknown kind of file, folder
+        EditError: if nothing can be read: missing, unreadable or empty file, UTF-16, unknown kind of file, folder
             without data, hub id that cannot be loaded.
     """
     file = Path(path).expanduser()
@@ -95,7 +95,11 @@ def rows(path: str) -> Iterator[Row]:
 
 
 def _text(path: str, file: Path) -> str:
-    """The whole file as text, without a byte order mark."""
+    """The whole file as text, without a byte order mark.
+
+    Bytes that are no UTF-8 become lone surrogates, so that they cost only the rows that use them: ``reader.as_text`` names
+    them. A file in UTF-16 or UTF-32 is refused as a whole, there are no rows to find in it.
+    """
     try:
         with file.open("rb") as stream:
             data = gzip.decompress(stream.read()) if file.suffix == ".gz" else stream.read()
@@ -103,14 +107,13 @@ def _text(path: str, file: Path) -> str:
         raise EditError(f"{path} is a damaged gzip file ({error}); unpack what is left and give that file.") from None
     except OSError as error:
         raise EditError(f"{path} cannot be read ({error.strerror or error}); check its permissions.") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+    # JSON and tables begin with ASCII, of which these encodings make every other byte zero.
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
+        wrong = data[0] if data[0] >= 0x80 else 0
         raise EditError(
-            f"{path} is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line} does not belong there; "
-            "save the file as UTF-8."
-        ) from None
+            f"{path} is not UTF-8 text: byte 0x{wrong:02x} in line 1 does not belong there; save the file as UTF-8."
+        )
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _json(content: str, path: str) -> Iterator[Row]:

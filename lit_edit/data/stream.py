@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,10 +66,10 @@ class EditStream(LightningDataModule):
             path: an edit set: file, folder or hub id; see :func:`lit_edit.data.source.rows`.
             source: facts that are made rather than read; give either this or ``path``.
             reader: the schema of the edit set; by default it is recognised by its fields.
-            limit: at most this many edits. Rows that are set aside do not count.
+            limit: at most this many edits. Rows that are set aside do not count; a row with several edits may be cut.
             batch_size: edits to a batch.
             order: ``file`` keeps the order of the edit set; ``shuffled`` draws one from ``seed``, and cuts at ``limit``
-                afterwards, so that a smaller limit is the beginning of a larger one.
+                afterwards, so that a smaller limit is the beginning of a larger one. The edits of one row stay together.
             seed: seed of the shuffled order.
             strict: stop at the first bad row instead of setting it aside.
             probes: general abilities to watch during validation.
@@ -121,12 +122,14 @@ class EditStream(LightningDataModule):
             return
         # A random sample needs the whole set before it can be cut; the first rows of a file do not.
         ingested = self._ingest(self.limit if self.order == "file" else None)
-        requests = list(ingested.requests)
+        records = list(ingested.records)
         if self.order == "shuffled":
-            random.Random(self.seed).shuffle(requests)
-        self.requests = tuple(requests[: self.limit])
+            random.Random(self.seed).shuffle(records)
+        self.requests = tuple(chain.from_iterable(records))[: self.limit]
         self.set_aside = ingested.set_aside
         self.rows_read = ingested.rows_read
+        for probe in self.probes:
+            probe.items()  # a file that cannot be read is better found now than after the unedited model was prepared
         self._read = True
         rank_zero_info(self.summary())
 
@@ -188,7 +191,7 @@ class EditStream(LightningDataModule):
         requests = tuple(self.source.requests())[:limit]
         if not requests:
             raise EditError(f"{self.source!r} gave no facts; a stream needs at least one.")
-        return Ingested(requests, ())
+        return Ingested(tuple((request,) for request in requests), ())
 
     def _probe_loaders(self) -> list[ItemLoader]:
         return [ItemLoader(_items(probe), self.probe_batch_size) for probe in self.probes]

@@ -16,12 +16,14 @@ class ZsRE(Reader):
     Read as the MEMIT code reads it (``dsets/zsre.py``), so that numbers compare:
 
     * ``target_new`` is ``answers[0]``, the *correct* answer: the edit teaches a fact, it does not counter one. MEND's
-      ``alt`` (a wrong answer, which EasyEdit writes) and ``pred`` (what MEND's model said) are not used, and there is
-      no ``target_true``.
+      ``alt`` (a wrong answer, which EasyEdit writes), ``pred`` (what MEND's model said) and ``cond`` (both with the
+      question) are not used, and there is no ``target_true``. Further ``answers`` have no place in a request.
     * The neighbourhood is one Natural Questions item, ``loc + "?"`` with answer ``loc_ans``; the prefix
       ``"nq question: "`` stays.
     * A question that names the subject twice keeps the earlier mention as text and edits at the last one. (The MEMIT
       code replaces both, and then stops with an assertion.)
+    * EasyEdit's copies may have ``portability`` with a ``New Question``; its ``New Answer`` follows from the answer that
+      EasyEdit writes, ``alt``, not from the one written here, so it is not read.
     """
 
     schema: ClassVar[str] = "ZsRE (subject, src, answers, rephrase, loc, loc_ans)"

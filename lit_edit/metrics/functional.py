@@ -8,26 +8,22 @@ import torch
 from torch import Tensor
 
 
-def record_mean(values: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    r"""Sum of per-record means and number of records that have any value.
+def record_means(values: Sequence[Sequence[float]]) -> Tensor:
+    r"""Mean over the prompts of every record that has any: :math:`\bar v_r = \frac{1}{|v_r|} \sum_{x \in v_r} x`.
 
-    .. math:: \sum_r \frac{1}{|v_r|} \sum_{x \in v_r} x
-
-    A record without values (no paraphrases, say) neither adds nor counts.
+    A record without values (no paraphrases, say) is left out.
 
     Args:
         values: per record, one value per prompt.
 
     Returns:
-        Two float64 scalars: sum and count.
+        Float64 ``[records]``.
 
     Example:
-        >>> total, count = record_mean([[1.0, 0.0], [1.0], []])
-        >>> float(total), float(count)
-        (1.5, 2.0)
+        >>> record_means([[1.0, 0.0], [1.0], []]).tolist()
+        [0.5, 1.0]
     """
-    means = [sum(record) / len(record) for record in values if len(record)]
-    return torch.tensor(sum(means), dtype=torch.float64), torch.tensor(float(len(means)), dtype=torch.float64)
+    return torch.tensor([sum(record) / len(record) for record in values if len(record)], dtype=torch.float64)
 
 
 def harmonic_mean(values: Sequence[float]) -> float:

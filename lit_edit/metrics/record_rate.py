@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_edit.metrics.functional import record_mean
+from lit_edit.metrics.functional import record_means
+from lit_edit.metrics.statistics import Interval, mean_interval
 
 
 class RecordRate(Metric):
@@ -33,22 +34,32 @@ class RecordRate(Metric):
     is_differentiable = False
     full_state_update = False
     total: Tensor
+    squares: Tensor
     records: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("records", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, values: Sequence[Sequence[float]]) -> None:
         """Add records."""
-        total, records = record_mean(values)
-        self.total += total.to(self.total)
-        self.records += records.to(self.records)
+        means = record_means(values)
+        self.total += means.sum().to(self.total)
+        self.squares += means.square().sum().to(self.squares)
+        self.records += len(means)
 
     def compute(self) -> Tensor:
         """The rate so far."""
         return self.total / self.records
+
+    def interval(self) -> Interval:
+        """A 95 % interval of the rate over records, for values in [0, 1].
+
+        See :func:`lit_edit.metrics.statistics.mean_interval`.
+        """
+        return mean_interval(float(self.total), float(self.squares), float(self.records))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one or several values; needs matplotlib."""

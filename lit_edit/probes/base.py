@@ -15,25 +15,31 @@ from lit_edit.scoring import Scorer
 class Probe(ABC):
     """Base of all probes. Items are fixed for a run; scoring never changes the model.
 
-    Attributes:
-        name: name of the ability; logged as ``probe/<name>/<scoring>``.
-        scoring: what the number is and how it was decoded.
+    What is kept of every item is a row of numbers (:attr:`columns`). The reported numbers are computed from the rows of all
+    items, so that the same items on the unedited model give paired differences with intervals, and rows of several processes
+    can be joined.
     """
 
     name: str
-    scoring: str
+    """Name of the ability; its numbers are logged as ``probe/<name>/<scoring>/<decoding>``."""
+    columns: tuple[str, ...]
+    """What the numbers of an item's row are."""
+    shown: str
+    """The scoring that stands for the probe where there is room for one number, as :meth:`summarise` names it."""
+    higher_is_better: bool = True
+    """Whether a larger number of :attr:`shown` is better."""
 
     @abstractmethod
     def items(self) -> Sequence[Any]:
         """The items, in a fixed order."""
 
     @abstractmethod
-    def measure(self, scorer: Scorer, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Value and weight per item, float tensors ``[n]``."""
+    def measure(self, scorer: Scorer, items: Sequence[Any]) -> Tensor:
+        """What is kept of some items, float64 ``[n, columns]`` on the CPU, in their order."""
 
-    def summarise(self, mean: float) -> float:
-        """The reported number, from the weighted mean over all items."""
-        return mean
+    @abstractmethod
+    def summarise(self, outcomes: Tensor) -> dict[str, float]:
+        """The reported numbers by ``<scoring>/<decoding>``, from the rows ``[n, columns]`` of all items."""
 
 
 class AnswerProbe(Probe):
@@ -44,7 +50,8 @@ class AnswerProbe(Probe):
         pairs: ``(prompt, answer)``.
     """
 
-    scoring = "accuracy/teacher_forced"
+    columns = ("correct",)
+    shown = "accuracy/teacher_forced"
 
     def __init__(self, name: str, pairs: Sequence[tuple[str, str]]) -> None:
         self.name = name
@@ -54,6 +61,15 @@ class AnswerProbe(Probe):
         """See :meth:`Probe.items`."""
         return self._pairs
 
-    def measure(self, scorer: Scorer, items: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    def measure(self, scorer: Scorer, items: Sequence[tuple[str, str]]) -> Tensor:
         """See :meth:`Probe.measure`."""
-        return scorer.answers(items).correct.float(), torch.ones(len(items))
+        return scorer.answers(items).correct.double()[:, None]
+
+    def summarise(self, outcomes: Tensor) -> dict[str, float]:
+        """See :meth:`Probe.summarise`."""
+        return {self.shown: float(outcomes[:, 0].mean()) if len(outcomes) else float("nan")}
+
+
+def no_outcomes(probe: Probe) -> Tensor:
+    """The rows of no items, ``[0, columns]``."""
+    return torch.zeros(0, len(probe.columns), dtype=torch.float64)

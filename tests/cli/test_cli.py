@@ -149,7 +149,7 @@ def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
     capsys.readouterr()
     assert run("validate", "--config", config, "--ckpt_path", checkpoint) == 0
     table = " ".join(capsys.readouterr().out.split())
-    assert f"{after['edit/so_far/efficacy/probability/teacher_forced']:.4f}"[:5] in table
+    assert f"{after['edit/final/efficacy/probability/teacher_forced']:.4f}"[:5] in table
     assert run("test", "--config", config, "--ckpt_path", checkpoint) == 0
     assert run("predict", "--config", config, "--ckpt_path", checkpoint) == 0
     assert not list(Path("runs/counterfact").glob("csv-*")), "scoring a run leaves its own logs alone"

@@ -353,7 +353,8 @@ def test_facts_without_a_subject_are_written_scored_and_predicted(tmp_path):
     assert [answer["prompt"] for answer in said] == [request.text for request in data.requests]
     assert all(answer["said"] is not None for answer in said)
     scores = module.scorer.requests(data.requests)
-    assert all(len(score.efficacy_success) == len(score.paraphrase_success) == 1 for score in scores)
+    names = [f"{metric}/success/teacher_forced" for metric in ("efficacy", "paraphrase")]
+    assert all(len(score.values[name]) == 1 for score in scores for name in names)
 
 
 @pytest.mark.parametrize("drop", [slice(1, None, 2), slice(None)], ids=["some", "all"])

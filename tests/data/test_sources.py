@@ -195,8 +195,8 @@ def test_table_with_an_open_quote(write):
         ("a.xlsx", "x", f"a.xlsx is no kind of file that is read here; an edit set ends in {SUFFIXES}."),
         (
             "a.jsonl",
-            b'{"prompt": 1}\n{"prompt": "caf\xe9"}\n',
-            "a.jsonl is not UTF-8 text: byte 0xe9 in line 2 does not belong there; save the file as UTF-8.",
+            LINES.encode("utf-16-le"),  # no byte order mark
+            "a.jsonl is not UTF-8 text: byte 0x00 in line 1 does not belong there; save the file as UTF-8.",
         ),
         (
             "a.json",
@@ -213,6 +213,18 @@ def test_table_with_an_open_quote(write):
 )
 def test_useless_files_are_one_sentence(write, name, content, message):
     assert complaint(write(name, content)) == message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_wide_encodings_are_refused_as_a_whole(write, name, encoding):
+    content = {"a.json": json.dumps(FACTS), "a.jsonl": LINES, "a.csv": "prompt,subject\na,b\n"}[name]
+    assert complaint(write(name, content.encode(encoding))).startswith(f"{name} is not UTF-8 text: byte 0x")
+
+
+def test_bytes_that_are_no_utf8_stay_where_they_are(write):
+    good, bad = read(write("a.jsonl", LINES.encode() + b'{"prompt": "caf\xe9"}\n'))
+    assert (good, bad) == ([*FACTS, {"prompt": "caf\udce9"}], [])
 
 
 def test_missing_file():

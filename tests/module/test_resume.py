@@ -143,7 +143,7 @@ def test_validate_from_a_checkpoint_scores_the_edited_model(model, tmp_path):
         fresh, datamodule=stream(tmp_path / "run"), ckpt_path=str(tmp_path / "run" / "checkpoints" / "last.ckpt"), verbose=False
     )
     assert torch.equal(fresh.anatomy.weight(0), edited.anatomy.weight(0))
-    assert any(name.startswith("edit/so_far/efficacy") for name in found[0])
+    assert any(name.startswith("edit/final/efficacy") for name in found[0])
 
 
 def test_damage_to_any_part_of_a_checkpoint_is_noticed(model, tmp_path):
