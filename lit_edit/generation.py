@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lit_edit.anatomy import Anatomy
@@ -26,8 +25,6 @@ from lit_edit.prompts import Encoder
 
 _SAME = 0.1
 """Most that padding may move a row's logits, as a share of their spread: above rounding in bfloat16, below a mistake."""
-
-_PADS_WELL: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def generate(
@@ -198,19 +195,20 @@ def _plain(model: Any) -> Iterator[None]:
 
 
 def _pads_well(anatomy: Anatomy, encoder: Encoder) -> bool:
-    """Whether padding on the left leaves a row's logits alone, tried once per model on the prompt's end and a cached step."""
-    if anatomy.model not in _PADS_WELL:
-        ids = [token % anatomy.vocabulary for token in range(5, 14)]
-        alone = _run(anatomy, encoder, [ids[3:]], 2, set(), logits=True)
-        padded = _run(anatomy, encoder, [ids, ids[3:]], 2, set(), logits=True)
-        same = True
-        for one_BV, two_BV in zip(alone.logits, padded.logits, strict=True):
-            one, two = one_BV[0].float(), two_BV[1].float()
-            same = same and bool((one - two).abs().max() <= _SAME * one.std())
-            if one.argmax() != two.argmax():  # a near-tie: the next step continues another text
-                break
-        _PADS_WELL[anatomy.model] = same
-    return _PADS_WELL[anatomy.model]
+    """Whether padding on the left leaves a row's logits alone, tried on the prompt's end and a cached step.
+
+    Two rows of nine tokens: next to any generation, trying anew is cheaper than remembering it for a model that may change.
+    """
+    ids = [token % anatomy.vocabulary for token in range(5, 14)]
+    alone = _run(anatomy, encoder, [ids[3:]], 2, set(), logits=True)
+    padded = _run(anatomy, encoder, [ids, ids[3:]], 2, set(), logits=True)
+    same = True
+    for one_BV, two_BV in zip(alone.logits, padded.logits, strict=True):
+        one, two = one_BV[0].float(), two_BV[1].float()
+        same = same and bool((one - two).abs().max() <= _SAME * one.std())
+        if one.argmax() != two.argmax():  # a near-tie: the next step continues another text
+            break
+    return same
 
 
 class _Stop(StoppingCriteria):

@@ -16,7 +16,6 @@ from lit_edit.prompts import Encoder, right_pad
 from lit_edit.records import RecordScores, Tally, asked
 from lit_edit.request import EditRequest
 
-
 _WORTH = 256
 """Tokens from which a forward pass is no faster per token for being larger, so that padding is pure loss."""
 
@@ -54,7 +53,7 @@ class Scorer:
         Raises:
             MalformedRecord: if an answer or a prompt has no token.
         """
-        return self._score([self._row(prompt, answer) for prompt, answer in pairs])
+        return self.rows([self._row(prompt, answer) for prompt, answer in pairs])
 
     def _row(self, prompt: str, answer: str) -> tuple[list[int], int]:
         ids, _, first = self.encoder.with_target(prompt, answer)
@@ -62,7 +61,7 @@ class Scorer:
 
     def texts(self, rows: Sequence[Sequence[int]]) -> AnswerScores:
         """Score every token of token-id rows but the first, which has nothing before it."""
-        return self._score([(list(row), 1) for row in rows])
+        return self.rows([(list(row), 1) for row in rows])
 
     def generate(self, prompts: Sequence[str], tokens: int, until: Sequence[str] = ()) -> list[str]:
         """Greedy continuations of some prompts; see :func:`lit_edit.generation.generate`."""
@@ -101,7 +100,7 @@ class Scorer:
                 if at is not None:
                     own.append((what, at))
             plans.append(own)
-        scores = self._score(rows)
+        scores = self.rows(rows)
         nll = scores.nll.tolist()
         tallies = [Tally() for _ in requests]
         for tally, own in zip(tallies, plans, strict=True):
@@ -129,17 +128,23 @@ class Scorer:
                 owners.append((tally, kind))
         if not rows:
             return
-        now = self._score(rows)
+        now = self.rows(rows)
         with unedited():
-            before = self._score(rows)
+            before = self.rows(rows)
         for (tally, kind), ours, theirs in zip(owners, now.predicted, before.predicted, strict=True):
             same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
             for name in ("locality", f"locality_{kind}"):
                 tally.add(name, "agreement", same)
 
     @torch.no_grad()
-    def _score(self, rows: Sequence[tuple[list[int], int]]) -> AnswerScores:
-        """Score the tokens of each row from the given one on; the last is only ever a label and never fed."""
+    def rows(self, rows: Sequence[tuple[list[int], int]]) -> AnswerScores:
+        """Score token-id rows, each from a given token on.
+
+        The last token is only ever a label and never fed; rows that another one begins with are read off that one.
+
+        Args:
+            rows: token ids and the index (at least 1) of the first one to score.
+        """
         count = len(rows)
         nll = torch.zeros(count)
         predicted: list[tuple[int, ...]] = [()] * count
@@ -160,7 +165,8 @@ class Scorer:
                 logits_UV = logits_at(self.anatomy, inputs, row_U, column_U)
                 at_P = torch.tensor(spot_P, device=device)
                 label_P = torch.tensor([label for *_, label in picks], device=device)
-                picked = (logits_UV[at_P, label_P] - logits_UV.logsumexp(-1)[at_P]).cpu()
+                # Not the logit less logsumexp: for a confident answer that difference cancels.
+                picked = logits_UV.log_softmax(-1)[at_P, label_P].cpu()
                 best = logits_UV.argmax(-1)[at_P].tolist()
                 start = 0
                 for _, index in mine:

@@ -143,7 +143,7 @@ class Perplexity(Probe):
 
     def _sums(self, scorer: Scorer, rows: list[tuple[list[int], int]], counts: list[tuple[int, int]]) -> Tensor:
         """One row per document from the scores of its windows."""
-        scores = scorer._score(rows)
+        scores = scorer.rows(rows)
         nll, tokens = (scores.nll.double() * scores.tokens).tolist(), scores.tokens.tolist()
         found, at = [], 0
         for parts, size in counts:

@@ -14,6 +14,7 @@ from lit_edit.verify import (
     early_stop,
     emmet,
     encore,
+    evaluation,
     finetune,
     lyaplock,
     memit,
@@ -50,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
     prune.CHECK,
     revive.CHECK,
     spectra.CHECK,
+    evaluation.CHECK,
 )
 """All replays, in the order of the table. A new method adds its own here."""
 

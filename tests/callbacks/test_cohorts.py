@@ -46,7 +46,9 @@ def test_joined_cohorts_keep_the_same_edits_at_every_checkpoint(per_cohort, most
         assert max(full) - min(full) <= 1, "the batches of a cohort are followed evenly"
     # Scores depend on the edit alone here: a finished cohort has the same score at every checkpoint.
     for column, group in enumerate(cohorts.groups()):
-        values = {row[column] for row, check in zip(cohorts.matrix(), cohorts.checks) if check.batch >= group[-1].batch}
+        values = {
+            row[column] for row, check in zip(cohorts.matrix(), cohorts.checks, strict=True) if check.batch >= group[-1].batch
+        }
         assert len(values) == 1
     kept = [at for check in cohorts.checks for at in check.values]
     assert set(kept) <= before, "what is followed no more is forgotten"

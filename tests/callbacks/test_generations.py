@@ -99,18 +99,19 @@ def test_edits_that_were_not_written_are_not_asked_about(model, tmp_path):
 
 def test_lines_say_what_the_model_says(model, tmp_path):
     class Asks(Callback):
-        said: dict = {}
+        def __init__(self):
+            self.said = {}
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             for request in trainer.datamodule.requests:
                 for prompt in (request.text, *request.paraphrases, negation_prompt(request)):
                     self.said[pl_module.edits, prompt] = pl_module.scorer.generate([prompt], 6, (" ",))[0]
 
-    fit(model, tmp_path / "run", Generations(2, items=3, tokens=6, until=[" "]), callbacks=[Asks()])
+    fit(model, tmp_path / "run", Generations(2, items=3, tokens=6, until=[" "]), callbacks=[asks := Asks()])
     found = lines(tmp_path / "run")
     assert {line["edits"] for line in found} == {4, 8} and len(found) == 2 * 3 * 3
     assert [line["kind"] for line in found[:3]] == ["efficacy", "paraphrase", "negation"]
-    assert all(line["said"] == Asks.said[line["edits"], line["prompt"]] for line in found)
+    assert all(line["said"] == asks.said[line["edits"], line["prompt"]] for line in found)
     assert all(line["prompt"].startswith("It is not true that ") for line in found if line["kind"] == "negation")
     assert {line["wanted"] for line in found} <= {"Paris", "Rome", "English", "Polish"}
     assert any(line["said"] for line in found)

@@ -13,7 +13,7 @@ from tiny import save_tiny
 from lit_edit.callbacks import RetentionScores, StreamCheckpoint
 from lit_edit.editors import MEMIT, ROME
 from lit_edit.errors import EditError
-from lit_edit.guards import PRUNE
+from lit_edit.guards import PRUNE, REVIVE
 from lit_edit.targets import TargetOptions
 from lit_edit.workbench import Rejected
 
@@ -67,13 +67,16 @@ class _Remembers(Callback):
             self.rows.append([pl_module.scorer.requests([request])[0].values[self.name][0] for request in requests])
 
 
-def test_the_matrix_is_what_an_observer_sees(model, tmp_path):
+@pytest.mark.parametrize("guards", [[REVIVE()], [PRUNE()]])
+def test_the_matrix_is_what_an_observer_sees(model, tmp_path, guards):
+    """With PRUNE the model that is evaluated is not the one that is edited on."""
+    module = editor(model, tmp_path / "cache", guards=guards, layers=[1])
     seen, watcher = _Remembers("efficacy/probability/teacher_forced"), RetentionScores(2, scoring="probability")
-    fit(model, tmp_path / "run", watcher, callbacks=[seen], count=10)
+    fit(model, tmp_path / "run", watcher, callbacks=[seen], count=10, module=module)
     found = table(tmp_path / "run")
     assert [check["batches"] for check in found["checkpoints"]] == [2, 4, 5], "every second batch, and the end"
     assert [check["edits"] for check in found["checkpoints"]] == [4, 8, 10]
-    for check, row in zip(found["checkpoints"], found["matrix"]):
+    for check, row in zip(found["checkpoints"], found["matrix"], strict=True):
         values = seen.rows[check["batches"] - 1]
         wanted = [sum(values[at : at + 2]) / 2 for at in range(0, len(values), 2)]
         assert row[: len(wanted)] == pytest.approx(wanted, rel=1e-4) and row[len(wanted) :] == [None] * (5 - len(wanted))
@@ -87,7 +90,7 @@ def test_other_metrics(model, tmp_path, metric, scoring):
     seen, watcher = _Remembers(f"{metric}/{scoring}/teacher_forced"), RetentionScores(4, metric=metric, scoring=scoring)
     fit(model, tmp_path / "run", watcher, callbacks=[seen])
     assert table(tmp_path / "run")["matrix"][-1] == pytest.approx(
-        [(a + b) / 2 for a, b in zip(seen.rows[-1][::2], seen.rows[-1][1::2])]
+        [(a + b) / 2 for a, b in zip(seen.rows[-1][::2], seen.rows[-1][1::2], strict=True)]
     )
 
 

@@ -291,7 +291,7 @@ def test_every_config_is_understood(config):
 def test_every_fragment_is_understood(fragment):
     from lit_edit.cli import EditCLI
 
-    option = {"editors": "--model.editor", "guards": "--model.guards"}[Path(fragment).parent.name]
+    option = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}[Path(fragment).parent.name]
     EditCLI(
         ["--config", "configs/counterfact.yaml", option, fragment, "--trainer.accelerator", "cpu", "--run_dir", "built"],
         run=False,

@@ -27,7 +27,8 @@ def copied(golden, tmp_path):
     target.mkdir(parents=True)
     shutil.copy(golden / "records.json", target.parent)
     for name in ("meta.json", *(file for check in CHECKS for file in check.files)):
-        shutil.copy(golden / MODEL / name, target)
+        if (golden / MODEL / name).exists():  # text measures are recorded for one model only
+            shutil.copy(golden / MODEL / name, target)
     shutil.copytree(golden / MODEL / "model", target / "model")
     return target
 
@@ -43,7 +44,7 @@ def test_recorded_numbers_agree(golden, model, capsys):
     code = main([str(golden / model)])
     out = capsys.readouterr().out
     assert code == 0, "\n".join(line for line in out.splitlines() if "MISS" in line)
-    for word in ("second moments", "MEMIT_seq", "REVIVE", "spectra", "not yet covered", "none left out"):
+    for word in ("second moments", "MEMIT_seq", "REVIVE", "spectra", "none left out"):
         assert word in out
 
 
