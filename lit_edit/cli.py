@@ -18,6 +18,7 @@ import lit_edit.editors
 import lit_edit.guards
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
 from lit_edit.callbacks import (
+    CollapseGuard,
     EditProgressBar,
     ImmediateScores,
     JournalKeeper,
@@ -178,8 +179,9 @@ class EditCLI(LightningCLI):
                 CSVLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
-        callbacks = list(given.get("callbacks") or [])
-        callbacks += [JournalKeeper(folder), ImmediateScores(), Report(folder), Predictions(folder)]
+        # The user's own look once the batch is counted and its immediate scores are in: theirs may take long.
+        callbacks = [JournalKeeper(folder), ImmediateScores(), *(given.get("callbacks") or [])]
+        callbacks += [Report(folder), Predictions(folder)]
         if given.get("enable_progress_bar") is not False:
             callbacks.append(EditProgressBar())
         kwargs["callbacks"] = callbacks
@@ -198,8 +200,9 @@ class EditCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Score the edited model and print the table."""
-        if self.trainer.interrupted:
-            return
+        run: Any = self.trainer  # Lightning sets its callbacks where no type checker looks
+        if run.interrupted or any(isinstance(callback, CollapseGuard) and callback.paused for callback in run.callbacks):
+            return  # the run that goes on will score all of it
         report, review = self._report(), self.datamodule.review
         if self._chosen("final"):
             self.datamodule.review = None  # all edits, not a sample of them

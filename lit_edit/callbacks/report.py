@@ -13,7 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_edit.callbacks.drift import MEASURES, SpectralDrift
+from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
+from lit_edit.callbacks.retention import RetentionScores
 from lit_edit.journal import finite
 from lit_edit.store import write_atomically
 
@@ -98,10 +100,17 @@ class Report(Callback):
             "after": last["scores"],
             "immediate": {} if immediate is None else {n: float(v) for n, v in immediate.stream.compute().items()},
             "drift": {} if drifting is None else drifting.last,
+            "sampled": self._sampled(run),
             "intervals": intervals,
             "changes": {name: [i.low, i.high] for name, i in pl_module.probe_changes().items()},
             "validations": self.rows,
         }
+
+    @staticmethod
+    def _sampled(trainer: Any) -> dict[str, float]:
+        """Latest numbers of the callbacks that follow a sample: retention, and what the model says freely."""
+        watchers = [callback for callback in trainer.callbacks if isinstance(callback, (RetentionScores, Generations))]
+        return {name: float(value) for watcher in watchers for name, value in watcher.last.items()}
 
     def write(self, trainer: L.Trainer, pl_module: Any) -> str:
         """Write ``summary.json`` and return the table."""
@@ -142,6 +151,10 @@ class Report(Callback):
                 sure = _range(summary["changes"].get(name), "change ", signed=True)
             told = ", ".join(_plain(part) for part in scoring)
             lines.append((_plain(metric), protocol, told, _number(before), _number(after), sure))
+        for name, value in summary["sampled"].items():
+            _, protocol, metric, scoring, decoding, *which = name.split("/")
+            told = ", ".join([scoring, _plain(decoding), *which])
+            lines.append((_plain(metric), _plain(protocol), told, "", _number(value), ""))
         for measure in ("relative_norm", "ls", "ss", "triple_drift", "protected_share"):
             values = [v for name, v in summary["drift"].items() if name.startswith(f"drift/{measure}/")]
             if values:

@@ -78,6 +78,17 @@ def test_rotation_is_even_and_gets_around():
     assert rotate([3, 5], {}, 8, "0") == [3, 5] and rotate([], {}, 8, "0") == []
 
 
+def test_a_run_asks_about_others_each_time(model, tmp_path):
+    fit(model, tmp_path / "run", Generations(1, items=2, tokens=2), count=20)
+    asked: dict[int, int] = {}
+    for edits in range(2, 21, 2):
+        found = [int(x["case_id"]) for x in lines(tmp_path / "run") if x["edits"] == edits and x["kind"] == "efficacy"]
+        for half, case in zip((range(edits // 2), range(edits // 2, edits)), found, strict=True):
+            assert case in half and asked.get(case, 0) == min(asked.get(at, 0) for at in half)
+            asked[case] = asked.get(case, 0) + 1
+    assert len(asked) >= 12
+
+
 def test_edits_that_were_not_written_are_not_asked_about(model, tmp_path):
     class Second(MEMIT):
         def solve(self, layer, keys, residuals, weight, avoid=None):

@@ -146,6 +146,16 @@ def test_an_interrupt_while_it_looks(model, tmp_path, monkeypatch):
     assert table(folder) == table(tmp_path / "whole")
 
 
+def test_an_interrupt_while_it_writes_down_what_it_saw(model, tmp_path, monkeypatch):
+    fit(model, tmp_path / "whole", RetentionScores(2, scoring="probability"))
+    watcher, folder = RetentionScores(2, scoring="probability"), tmp_path / "part"
+    monkeypatch.setattr(watcher, "_write", lambda *_: (_ for _ in ()).throw(RuntimeError("on purpose")))
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(model, folder, watcher)
+    fit(model, folder, RetentionScores(2, scoring="probability"), last(folder))
+    assert table(folder) == table(tmp_path / "whole")
+
+
 def test_the_last_look_is_made_up_for(model, tmp_path, monkeypatch):
     fit(model, tmp_path / "whole", RetentionScores(4, scoring="probability"))
     watcher, folder = RetentionScores(4, scoring="probability"), tmp_path / "part"
