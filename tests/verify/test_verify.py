@@ -148,8 +148,9 @@ def test_a_spoilt_spectral_number_is_a_miss(copied, path, check):
 
 def test_the_exit_code_tells_a_miss(copied, capsys):
     spoil(copied / "stats.safetensors", "layer2/C", lambda value: value * 1.01)
-    for name in ("MEMIT", "MEMIT_seq", "REVIVE"):
-        (copied / f"{name}.safetensors").unlink()
+    for path in copied.glob("*.safetensors"):
+        if path.stem != "stats":
+            path.unlink()
     (copied / "revive_and_spectral.json").unlink()
     assert main(["--misses", str(copied)]) == 1
     out = capsys.readouterr().out
@@ -209,7 +210,9 @@ def test_what_is_no_recording(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("file", ["MEMIT.safetensors", "stats.safetensors", "revive_and_spectral.json", "meta.json"])
-def test_a_cut_file_is_damaged(copied, capsys, file):
+def test_a_cut_file_is_damaged(copied, capsys, file, monkeypatch):
+    few = tuple(check for check in CHECKS if check.name in ("second moments", "MEMIT", "REVIVE") or file in check.files)
+    monkeypatch.setattr("lit_edit.verify.cli.CHECKS", few)  # the others take their time and do not read it
     path = copied / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert main([str(copied)]) == 2
