@@ -8,6 +8,7 @@ from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.journal import JournalKeeper
 from lit_edit.callbacks.predictions import Predictions
 from lit_edit.callbacks.progress import EditProgressBar
+from lit_edit.callbacks.published import PublishedZsRE
 from lit_edit.callbacks.report import Report
 from lit_edit.callbacks.retention import RetentionScores
 
@@ -18,6 +19,7 @@ __all__ = [
     "ImmediateScores",
     "JournalKeeper",
     "Predictions",
+    "PublishedZsRE",
     "Report",
     "RetentionScores",
     "SpectralDrift",

@@ -19,6 +19,7 @@ from lit_edit.generation import generate
 from lit_edit.metrics import EditScores
 from lit_edit.metrics.answers import containment, exact_match, negation_prompt
 from lit_edit.metrics.fluency import whole_text
+from lit_edit.metrics.references import References
 from lit_edit.metrics.text import text_entropy
 from lit_edit.records import RecordScores
 from lit_edit.request import EditRequest
@@ -63,7 +64,10 @@ class Generations(StreamWatcher):
       is wrong; low is good,
     - with ``text_tokens``: ``fluency/entropy``, the weighted bi- and tri-gram entropy in bits of texts continued from the
       record's generation prompts (the edit prompt if there are none), sampled among the 5 likeliest tokens, prompt included,
-      as in the released ROME code; see :func:`lit_edit.metrics.text.text_entropy`.
+      as in the released ROME code; see :func:`lit_edit.metrics.text.text_entropy`,
+    - with ``references`` and ``vocabulary`` besides: ``consistency/tfidf_cosine_<vocabulary>``, the cosine of all texts of an
+      edit with the reference texts of its new answer, under a TF-IDF vocabulary fitted on that file, which the name tells;
+      see :class:`lit_edit.metrics.Consistency`.
 
     Everything that was said goes to TensorBoard's Text tab and to ``generations.jsonl`` in the run folder, one line per prompt.
 
@@ -73,10 +77,13 @@ class Generations(StreamWatcher):
         tokens: most tokens of an answer.
         until: strings that end an answer.
         text_tokens: tokens of a free text, prompt included; 0 writes none. Published numbers use 100.
+        references: JSON lines with ``target``, ``text`` and optionally ``relation``; ``None`` scores no consistency.
+        vocabulary: text file (documents between blank lines) that the TF-IDF vocabulary is fitted on, or a ``.json`` of it.
         seed: of the choice of edits and of the sampled texts.
 
     Raises:
-        EditError: for a number out of range.
+        EditError: for a number out of range, ``references`` without ``vocabulary`` or ``text_tokens``, or a file that cannot
+            be read.
     """
 
     def __init__(
@@ -86,6 +93,8 @@ class Generations(StreamWatcher):
         tokens: int = 20,
         until: Sequence[str] = ("\n",),
         text_tokens: int = 0,
+        references: str | None = None,
+        vocabulary: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_batches)
@@ -94,6 +103,11 @@ class Generations(StreamWatcher):
                 raise EditError(f"Generations's {name} is {value}; it must be at least {least}")
         if "" in until:
             raise EditError(f"Generations's until is {list(until)}; an empty string ends every answer before it begins")
+        self.references: References | None = None
+        if references is not None:
+            if vocabulary is None or not text_tokens:
+                raise EditError("Generations has references; consistency needs a vocabulary and text_tokens as well")
+            self.references = References.load(references, vocabulary)
         self.items, self.tokens, self.until, self.text_tokens, self.seed = items, tokens, tuple(until), text_tokens, seed
         self.forget()
 
@@ -149,6 +163,14 @@ class Generations(StreamWatcher):
         for at, kind, prompt, answer in said:
             for name, value in self._judge(kind, prompt, answer, requests[at].target_new).items():
                 values[at].setdefault(f"{name}/generated", []).append(value)
+        if self.references is not None:
+            for at in chosen:
+                theirs = self.references.of(requests[at])
+                ours = [whole_text(prompt, text) for where, kind, prompt, text in said if where == at and kind == "fluency"]
+                if ours and theirs:
+                    cosine = self.references.tfidf.cosine(" ".join(ours), " ".join(theirs))
+                    name = f"consistency/tfidf_cosine_{self.references.fitted_on}/generated"
+                    values[at].setdefault(name, []).append(cosine)
         self._keep(trainer, pl_module, [(requests[at], *rest) for at, *rest in said])
         for at in chosen:
             self._asked[at] = self._asked.get(at, 0) + 1

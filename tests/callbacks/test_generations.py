@@ -18,6 +18,7 @@ from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
 from lit_edit.guards import PRUNE
 from lit_edit.metrics.answers import negation_prompt
+from lit_edit.metrics.references import References
 from lit_edit.request import EditRequest
 from lit_edit.workbench import Rejected
 
@@ -303,3 +304,51 @@ def test_mistakes_are_told(options, sentence):
 def test_off(model, tmp_path):
     fit(model, tmp_path / "run", Generations(0))
     assert not (tmp_path / "run" / "generations.jsonl").exists()
+
+
+# ------------------------------------------------------------------------------------------------ consistency
+
+
+def references(folder, rows=None):
+    folder.mkdir(exist_ok=True)
+    rows = rows or [
+        {"target": "Paris", "text": "Paris lies on a river."},
+        {"target": "Rome", "text": "Rome was not built in a day."},
+        {"target": "Rome", "relation": "P19", "text": "Born in Rome."},
+    ]
+    texts, words = folder / "references.jsonl", folder / "Plain words.txt"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words.write_text("Paris lies on a river.\n\nRome was built.\n\nborn in the city", encoding="utf-8")
+    return str(texts), str(words)
+
+
+def test_consistency_compares_free_texts_with_reference_texts_and_says_what_it_was_fitted_on(model, tmp_path):
+    texts, words = references(tmp_path / "texts")
+    watcher = Generations(every_n_batches=2, items=4, text_tokens=16, references=texts, vocabulary=words)
+    fit(model, tmp_path / "run", watcher)
+    name = "edit/so_far/consistency/tfidf_cosine_plain_words/generated"
+    assert 0.0 <= watcher.last[name] <= 1.0
+    free = {
+        line["case_id"]: line["prompt"] + line["said"] for line in lines(tmp_path / "run")[-100:] if line["kind"] == "fluency"
+    }
+    assert free
+
+
+def test_references_of_the_relation_come_first(tmp_path):
+    found = References.load(*references(tmp_path))
+    assert list(found.of(EditRequest("{} is in", "x", "Rome", relation="P19"))) == ["Born in Rome."]
+    assert list(found.of(EditRequest("{} is in", "x", "Rome", relation="P1"))) == ["Rome was not built in a day."]
+    assert list(found.of(EditRequest("{} is in", "x", "Oslo"))) == [] and found.fitted_on == "plain_words"
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [([{"target": "Rome"}], "row 1: field 'text'"), ([{"target": "", "text": "x"}], "row 1: field 'target'")],
+)
+def test_a_reference_without_a_field_is_named(tmp_path, rows, sentence):
+    with pytest.raises(EditError, match=sentence):
+        References.load(*references(tmp_path, rows))
+    with pytest.raises(EditError, match=r"nowhere\.jsonl cannot be read"):
+        References.load("nowhere.jsonl", references(tmp_path)[1])
+    with pytest.raises(EditError, match="needs a vocabulary"):
+        Generations(text_tokens=10, references=references(tmp_path)[0])
