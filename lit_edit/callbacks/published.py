@@ -14,7 +14,7 @@ _KINDS = {"efficacy": "rewrite", "paraphrase": "paraphrase", "neighbourhood": "n
 
 
 class PublishedZsRE(Callback):
-    """Token accuracy as the released MEMIT and AlphaEdit code measures it, quirks included: before and after a run, in ``test``.
+    """Token accuracy as the released MEMIT and AlphaEdit code measures it, quirks included: before and after a run, in test.
 
     Logged as ``edit/<protocol>/<metric>/token_accuracy_published/teacher_forced``, where ``token_accuracy`` without the suffix
     is this project's own: one teacher-forced row per prompt and answer. The published way feeds one row per answer token; with

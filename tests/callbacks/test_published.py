@@ -8,8 +8,7 @@ from tiny import save_tiny
 
 from lit_edit.callbacks import PublishedZsRE
 from lit_edit.data import EditStream
-from lit_edit.editors import MEMIT
-from lit_edit.targets import TargetOptions
+from lit_edit.editors import FT
 
 
 def zsre(path):
@@ -33,8 +32,7 @@ def test_published_numbers_stand_beside_our_own_before_and_at_the_end(family, tm
     model = str(save_tiny(tmp_path / "model", family, bos=family == "llama"))
     watcher = PublishedZsRE()
     run = trainer(tmp_path, [watcher], val_check_interval=2)
-    strong = TargetOptions(steps=20, contexts=1, context_tokens=4, clamp=6.0)
-    module = editor(model, tmp_path / "cache", editor=MEMIT(lam=0.01, history=True), guards=[], targets=strong)
+    module = editor(model, tmp_path / "cache", editor=FT(lr=2e-2, steps=40), guards=[])
     data = EditStream(path=zsre(tmp_path / "zsre.json"), batch_size=2)
     run.validate(module, datamodule=data, verbose=False)
     assert {name.split("/")[1] for name in watcher.last} == {"before"}
