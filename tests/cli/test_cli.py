@@ -168,21 +168,14 @@ def test_a_second_run_takes_a_folder_of_its_own(gpt2, tmp_path, capsys):
 
 
 def test_interrupt_leaves_a_checkpoint_that_resumes_to_the_same_weights(gpt2, tmp_path):
+    # Slow enough that a busy machine does not finish the stream before the interrupt is sent.
+    Path("slow.py").write_text(
+        "import time\n\nfrom lit_edit.editors import MEMIT\n\n\nclass Slow(MEMIT):\n    def aim(self, bench, rows):\n"
+        "        time.sleep(0.1)\n        return super().aim(bench, rows)\n"
+    )
     path = write_facts(tmp_path / "facts.jsonl", 40)
-    base = [
-        *over(gpt2, path),
-        "--data.batch_size",
-        "2",
-        *FAST,
-    ]
-    base += [
-        "--model.editor.init_args.history",
-        "true",
-        "--trainer.val_check_interval",
-        "100",
-        "--checkpoint.every_n_train_steps",
-        "100",
-    ]
+    base = [*over(gpt2, path), "--data.batch_size", "2", *FAST, "--model.editor", "slow.Slow", "--model.editor.history", "true"]
+    base += ["--trainer.val_check_interval", "100", "--checkpoint.every_n_train_steps", "100"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lit_edit", *base, "--run_dir", "stopped"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
