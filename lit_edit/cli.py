@@ -7,6 +7,8 @@ import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -241,23 +243,34 @@ def is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line."""
+@contextmanager
+def command() -> Iterator[None]:
+    """What every command of the project runs in: the user's own classes are found, only news is told.
+
+    Raises:
+        EditError: for a mistake that the user can repair, whatever library noticed it.
+    """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own editors are found from where the command is given
     # Facts about this project that Lightning warns of: a frozen model is in eval mode, text loaders need no workers.
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the bar over a model's tensors would stand above the run's own
     try:
-        EditCLI(args)
+        yield
     except Exception as error:
         told = told_as_error(error)
         if told is None or told is error:
             raise
         raise told from None
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
+    with command():
+        EditCLI(args)

@@ -163,7 +163,7 @@ class ContinualEditor(EditedModel):
                 outcome.set_aside.append(SetAside(source, error.field, error.reason))
         bench = self.workbench()
         aimed = self.editor.aim(bench, rows) if rows else None
-        outcome.scalars["time/step_seconds"] = time.perf_counter() - started
+        outcome.scalars["time/walk_seconds"] = time.perf_counter() - started - bench.seconds
         self._pending = (outcome, rows, bench, aimed)
         return torch.tensor(_mean(bench.losses, "loss_N"))
 
@@ -186,7 +186,7 @@ class ContinualEditor(EditedModel):
         """Which change makes them write it? Leaves ``grad = -delta`` on every master, and everything else as it was."""
         assert self._pending is not None
         outcome, rows, bench, aimed = self._pending
-        started = time.perf_counter()
+        started, aiming = time.perf_counter(), bench.seconds
         before = snapshot(bench.stateful)
         changes: dict[int, Tensor] = {}
         try:
@@ -202,10 +202,8 @@ class ContinualEditor(EditedModel):
             bench.clear()
         self._hand_over(changes)
         self._account(outcome, rows, bench)
-        outcome.scalars["time/walk_seconds"] = time.perf_counter() - started
-        total = outcome.scalars.pop("time/step_seconds") + outcome.scalars["time/walk_seconds"]
         outcome.scalars["time/targets_seconds"] = bench.seconds
-        outcome.scalars["time/walk_seconds"] = total - bench.seconds
+        outcome.scalars["time/walk_seconds"] += time.perf_counter() - started - (bench.seconds - aiming)
         if self.journal is not None:
             # Before the step: if this fails the batch is not applied, and a record too many is cut off when the run resumes.
             position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
@@ -246,7 +244,7 @@ class ContinualEditor(EditedModel):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lightning has counted the batch."""
-        self._interrupts.release()
+        self.batch_was_counted()
 
     def batch_was_counted(self) -> None:
         """As :meth:`on_train_batch_end`, for a callback that is told earlier."""

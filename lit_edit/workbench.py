@@ -66,6 +66,7 @@ class Workbench:
     """Time spent on target optimisation."""
     _solved: dict[int, list[Delta]] = field(default_factory=dict)  # before any guard
     _seen: dict[str, list[float]] = field(default_factory=dict)
+    _finished: bool = False
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -127,6 +128,7 @@ class Workbench:
         Raises:
             Rejected: if the change is not finite.
         """
+        self._finished = False
         self._solved.setdefault(layer, []).append(delta)
         delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
         if not delta.is_finite():
@@ -145,17 +147,19 @@ class Workbench:
         """Let deferred guards act, and check what came out.
 
         What is written is then ``guard_n(... guard_1(delta))`` over *all* guards, with the deferred ones in their place.
+        Nothing happens where nothing was written since the last time.
 
         Raises:
             Rejected: if a change is not finite or over the budget.
         """
+        if self._finished:
+            return
         if any(guard.deferred for guard in self.guards):
             self._seen = {name: seen for name, seen in self._seen.items() if not name.startswith("guard/")}
             for layer, deltas in self._solved.items():
                 # One solve keeps its thin form; the sum of several is what the batch asks of the layer.
-                solved = (
-                    deltas[0] if len(deltas) == 1 else Delta.from_dense(sum(d.dense() for d in deltas[1:]) + deltas[0].dense())
-                )
+                first, *rest = deltas
+                solved = Delta.from_dense(sum((delta.dense() for delta in rest), first.dense())) if rest else first
                 cut = self._guarded(layer, solved, self.master(layer), deferred=True)
                 self.changes[layer] = cut.dense().float()
                 self._show(layer, self.weight(layer))
@@ -168,6 +172,7 @@ class Workbench:
                 allowed = f"over the budget of {self.max_change:g}"
                 raise Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, {allowed}")
             self._seen[f"delta/norm/layer_{layer}"] = [norm]  # of the whole change, however often it was added to
+        self._finished = True
 
     def each(self, rows: Sequence[EditRows], edit: Callable[[list[EditRows]], None]) -> None:
         """Apply requests one after another, each on the model that the one before has left; a bad one is refused alone.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_edit.editors.locate import LeastSquaresEditor, required
+from lit_edit.editors.locate import required
+from lit_edit.editors.remembering import RememberingEditor
 from lit_edit.errors import EditError
-from lit_edit.history import KeyHistory
 from lit_edit.moments import SecondMoment
-from lit_edit.solver import Inverse, Ridge
+from lit_edit.solver import Metric, Ridge
 
 
-class AlphaEdit(LeastSquaresEditor):
+class AlphaEdit(RememberingEditor):
     r"""Write only into input directions that the layer hardly ever reads.
 
     .. math:: \Delta = R\,(PK)^T \bigl(P\,(K K^T + H H^T)\,P + \nu I\bigr)^{-1}, \qquad P = I - U U^T
@@ -34,15 +34,14 @@ class AlphaEdit(LeastSquaresEditor):
     """
 
     def __init__(self, threshold: float = 0.02, ridge: float = 10.0, history: bool = True) -> None:
-        super().__init__()
+        super().__init__(history)
         if not threshold > 0:
             raise EditError(
                 f"{type(self).__name__}'s threshold is {threshold:g}; an eigenvalue to compare with must be positive"
             )
         if not ridge > 0:
             raise EditError(f"{type(self).__name__}'s ridge is {ridge:g}; it must be positive, or the solve is singular")
-        self.threshold, self.ridge, self.history = threshold, ridge, history
-        self.earlier = nn.ModuleDict()
+        self.threshold, self.ridge = threshold, ridge
         self._start = Ridge(ridge)
         self._closed: dict[int, Tensor] = {}
 
@@ -50,11 +49,6 @@ class AlphaEdit(LeastSquaresEditor):
     def removed(self) -> dict[int, int]:
         """Number of protected input directions by layer."""
         return {layer: closed.shape[1] for layer, closed in self._closed.items()}
-
-    def allocate(self, layer: int, d_out: int, d_in: int) -> None:
-        """See :meth:`Editor.allocate`."""
-        if self.history:
-            self.earlier[str(layer)] = KeyHistory(d_in)
 
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`Editor.prepare`; finds the protected directions."""
@@ -72,17 +66,6 @@ class AlphaEdit(LeastSquaresEditor):
         """See :meth:`LeastSquaresEditor.forbidden`."""
         return self._closed[layer]
 
-    def metric(self, layer: int) -> Inverse:
-        """See :meth:`LeastSquaresEditor.metric`; the projection is left to the solve, which keeps out of ``forbidden``."""
-        return self.remembered(layer).inverse(self._start) if self.history else self._start
-
-    def remember(self, layer: int, keys: Tensor, weight: Tensor) -> None:
-        """See :meth:`LocateThenEdit.remember`."""
-        if self.history:
-            self.remembered(layer).append(keys)
-
-    def remembered(self, layer: int) -> KeyHistory:
-        """Keys of earlier batches of a layer."""
-        history = self.earlier[str(layer)]
-        assert isinstance(history, KeyHistory)
-        return history
+    def start(self, layer: int) -> Metric:
+        """See :meth:`RememberingEditor.start`; the projection is left to the solve, which keeps out of ``forbidden``."""
+        return self._start

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningCLI
 
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.cli import Parser, is_news, told_as_error
+from lit_edit.cli import Parser, command
 from lit_edit.errors import EditError
 from lit_edit.mend.data import PairData
 from lit_edit.mend.training import MendTrainer
@@ -60,17 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         EditError: for a mistake that the user can repair.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own sources are found from where the command is given
-    warnings.filterwarnings("ignore", message=".*in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # it compares with the whole command line
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the bar over a model's tensors would stand above the training's own
-    try:
+    with command():
         cli = MendCLI(
             MendTrainer,
             PairData,
@@ -95,11 +84,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             # Lightning would take a missing name for one of its own keywords.
             raise EditError(f"there is no checkpoint {path} to go on from; check --ckpt_path, or leave it out")
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path)
-    except Exception as error:
-        told = told_as_error(error)
-        if told is None or told is error:
-            raise
-        raise told from None
     if not cli.trainer.interrupted:
         print(report(cli.model))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lit_edit.editors import EMMET
 from lit_edit.verify import family
 from lit_edit.verify.recording import Check, Recording
-from lit_edit.verify.table import Row, Tally
+from lit_edit.verify.table import Row
 
 
 def method(recording: Recording) -> family.Method | None:
@@ -19,16 +19,7 @@ def method(recording: Recording) -> family.Method | None:
 
 def run(recording: Recording) -> list[Row]:
     """Rows of EMMET: residuals and deltas from recorded inputs, then the model's part."""
-    tally = Tally(recording, "EMMET")
-    found = method(recording)
-    if found is None:
-        tally.note("all", "not recorded here")
-        return tally.rows()
-    family.residuals(found, tally)
-    family.closed_form(found, tally, "[recorded K, R, C]", "delta")
-    family.read(found, tally)
-    family.replay(found, tally)
-    return tally.rows()
+    return family.run(recording, "EMMET", method(recording))
 
 
 CHECK = Check("EMMET", ("EMMET.safetensors",), run)

@@ -46,17 +46,7 @@ def method(recording: Recording) -> family.Method | None:
 
 def run(recording: Recording) -> list[Row]:
     """Rows of ENCORE: residuals and deltas from recorded inputs, then the model's part with the released stopping rule."""
-    tally = Tally(recording, "ENCORE")
-    found = method(recording)
-    if found is None:
-        tally.note("all", "not recorded here")
-        return tally.rows()
-    family.residuals(found, tally)
-    family.closed_form(found, tally, "[recorded K, R, C]", "delta")
-    family.read(found, tally)
-    family.replay(found, tally)
-    _hits(found, tally)
-    return tally.rows()
+    return family.run(recording, "ENCORE", method(recording), _hits)
 
 
 def _hits(method: family.Method, tally: Tally) -> None:

@@ -20,7 +20,7 @@ from lit_edit.keys import KeyPass
 from lit_edit.targets import Step, StopRule, TargetOptions, optimise
 from lit_edit.verify import moments
 from lit_edit.verify.recording import Recording, TensorFile
-from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Tally, Tolerance, tolerance
+from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
 
 _LOSSES = ("total", "nll", "kl", "decay", "probability")
 
@@ -169,6 +169,30 @@ def closed_form(
         tally.tensor(method.file, f"{at}/delta_fro", f"delta_fro {label}", delta.norm(), allowed)
         tally.tensor(method.file, f"{at}/W_after", f"W_after {label}", weight, written)
         tally.tensor(method.file, f"{at}/W_after_fro", f"W_after_fro {label}", weight.double().norm(), written)
+
+
+def run(
+    recording: Recording, name: str, method: Method | None, more: Callable[[Method, Tally], None] | None = None
+) -> list[Row]:
+    """Rows of a method that is replayed like MEMIT: residuals and deltas from recorded inputs, then the model's part.
+
+    Args:
+        recording: the folder.
+        name: of the method in the table.
+        method: the recorded sequence, ``None`` where there is none.
+        more: further comparisons.
+    """
+    tally = Tally(recording, name)
+    if method is None:
+        tally.note("all", "not recorded here")
+        return tally.rows()
+    residuals(method, tally)
+    closed_form(method, tally, "[recorded K, R, C]", "delta")
+    read(method, tally)
+    replay(method, tally)
+    if more is not None:
+        more(method, tally)
+    return tally.rows()
 
 
 def residuals(method: Method, tally: Tally) -> None:
