@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import MalformedRecord
 from lit_edit.forward import greedy
+from lit_edit.generation import end_tokens
 from lit_edit.metrics import EditScores, Interval, paired_change
 from lit_edit.probes.base import Probe, no_outcomes
 from lit_edit.prompts import Encoder
@@ -155,11 +156,5 @@ class Evaluated(L.LightningModule):
             length = max(len(self.encoder.with_target(request.text, answer)[0]) - len(ids) for answer in answers)
         except MalformedRecord:
             return None
-        new = greedy(self.anatomy, ids, max(length, 1), self._ends())
+        new = greedy(self.anatomy, ids, max(length, 1), end_tokens(self.anatomy, self.encoder))
         return self.encoder.tokenizer.decode(new, skip_special_tokens=True).strip()
-
-    def _ends(self) -> set[int]:
-        """Tokens that end an answer: the tokenizer's own, and those of the generation settings (Llama-3 has several)."""
-        said = getattr(getattr(self.net, "generation_config", None), "eos_token_id", None)
-        ends = [*(said if isinstance(said, list) else [said]), self.encoder.tokenizer.eos_token_id]
-        return {int(token) for token in ends if token is not None}

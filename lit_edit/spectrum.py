@@ -5,6 +5,7 @@ Legend: O = d_out, I = d_in, M = min(d_out, d_in), K = protected directions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,19 +58,32 @@ def decompose(weight_OI: Tensor) -> Spectrum:
     Args:
         weight_OI: ``[d_out, d_in]``, any floating dtype.
     """
-    weight = weight_OI.detach().double()
-    wide = weight.shape[0] <= weight.shape[1]
-    short_first = weight if wide else weight.T
+    left, sigma, right = gram_svd(weight_OI.detach().double())
+    return Spectrum(left.float(), sigma, right.float())
+
+
+def gram_svd(matrix_OI: Tensor, choose: Callable[[Tensor], int] = len) -> tuple[Tensor, Tensor, Tensor]:
+    """Leading singular triples through the Gram matrix of the smaller side, see :func:`decompose`.
+
+    Args:
+        matrix_OI: ``[d_out, d_in]``, float64.
+        choose: how many to return, given all singular values ``[m]``, descending; default: all.
+
+    Returns:
+        Left ``[d_out, n]``, singular values ``[n]``, right ``[d_in, n]``, float64.
+    """
+    wide = matrix_OI.shape[0] <= matrix_OI.shape[1]
+    short_first = matrix_OI if wide else matrix_OI.T
     values, vectors = torch.linalg.eigh(short_first @ short_first.T)
     sigma = values.flip(0).clamp_min(0).sqrt()
-    short = vectors.flip(1)
-    reliable = sigma > 1e-7 * sigma[0]
-    sigma = torch.where(reliable, sigma, torch.zeros_like(sigma))
+    sigma = torch.where(sigma > 1e-7 * sigma[0], sigma, torch.zeros_like(sigma))
+    count = choose(sigma)
+    short, sigma = vectors.flip(1)[:, :count], sigma[:count]
+    reliable = sigma > 0
     # Safe divisor: the vectors of unreliable values are zeroed right after.
     long = (short_first.T @ short) / torch.where(reliable, sigma, torch.ones_like(sigma))
     long = torch.where(reliable, long, torch.zeros_like(long))
-    left, right = (short, long) if wide else (long, short)
-    return Spectrum(left.float(), sigma, right.float())
+    return (short, sigma, long) if wide else (long, sigma, short)
 
 
 def energy_rank(sigma: Tensor, share: float, energy: Energy = "sigma", rule: RankRule = "at_least") -> int:

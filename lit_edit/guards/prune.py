@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
 from lit_edit.guards.base import Guard
-from lit_edit.spectrum import Spectrum, decompose
+from lit_edit.spectrum import Spectrum, decompose, gram_svd
 
 Restraint = Literal["log", "log2", "log1_5", "log1_2", "linear"]
 
@@ -156,12 +156,4 @@ def leading(change: Delta, choose: Callable[[Tensor], int]) -> tuple[Tensor, Ten
         u, sigma, vt = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
         count = choose(sigma)
         return left_OR @ u[:, :count], sigma[:count], right_IR @ vt[:count].T
-    full = change.dense().double()
-    wide = full.shape[0] <= full.shape[1]
-    short_first = full if wide else full.T
-    values, vectors = torch.linalg.eigh(short_first @ short_first.T)
-    sigma = values.flip(0).clamp_min(0).sqrt()
-    count = min(choose(sigma), int((sigma > 1e-7 * sigma[0]).sum()))
-    short, sigma = vectors.flip(1)[:, :count], sigma[:count]
-    long = (short_first.T @ short) / sigma
-    return (short, sigma, long) if wide else (long, sigma, short)
+    return gram_svd(change.dense().double(), lambda sigma: min(choose(sigma), int((sigma > 0).sum())))
