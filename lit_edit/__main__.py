@@ -32,6 +32,16 @@ def main(argv: list[str] | None = None) -> int:
 
             train_mend(arguments[1:])
             return 0
+        if arguments[:1] == ["study"]:
+            from lit_edit.studies.cli import main as study
+
+            study(arguments[1:])
+            return 0
+        if arguments[:1] == ["report"]:
+            from lit_edit.report.cli import main as report
+
+            report(arguments[1:])
+            return 0
         from lit_edit.cli import main as edit
 
         edit(argv)  # None lets the parser read the process's own arguments

@@ -6,7 +6,7 @@ Legend: O = d_out (the hidden size), I = d_in (the MLP's inner size).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from lit_edit.errors import EditError
 # Path of the down-projection inside a block, for families whose layout is known. Anything else is found by looking.
 _KNOWN_DOWN = ("mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.down_proj", "mlp.fc2", "fc2", "feed_forward.w2")
 _FINAL_NORMS = ("ln_f", "norm", "norm_f", "final_layer_norm", "final_layernorm", "embedding_norm")
+
+PACK = 128
+"""Columns of a pack of rows: beyond, attention over what is masked costs more than it saves at the seams."""
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -70,6 +73,10 @@ class Anatomy:
     """Name inside a block of a norm between the MLP and the residual stream (Gemma 2/3), ``None`` where it is added as is."""
     tuple_output: bool
     """Whether a block returns a tuple (hidden states first) or the bare hidden states."""
+    continues: bool = False
+    """Whether rows can be continued from cached attention keys and values as if they had been run whole."""
+    packs: bool = False
+    """Whether rows that begin alike can be run as trees of tokens, see :mod:`lit_edit.packing`."""
 
     @classmethod
     def of(cls, model: nn.Module) -> Anatomy:
@@ -91,7 +98,13 @@ class Anatomy:
         down_name = _find_down(blocks, hidden, name)
         after = next((n for n in ("post_feedforward_layernorm", "post_mlp_layernorm") if hasattr(blocks[0], n)), None)
         tuple_output = _look(model, blocks, down_name, after, name)
-        return cls(model, blocks_name, down_name, after, tuple_output)
+        from lit_edit.packing import packs_exactly  # late: these run models, which takes an anatomy
+        from lit_edit.suffix import continues_exactly
+
+        found = cls(model, blocks_name, down_name, after, tuple_output)
+        size = min(PACK, found.positions)
+        # Asked once, of the model as it is loaded: which way is taken must not depend on what was edited since.
+        return replace(found, continues=continues_exactly(found), packs=bool(packs_exactly(found, size, size // 2, 0)))
 
     @property
     def blocks(self) -> nn.ModuleList:

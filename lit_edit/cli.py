@@ -36,9 +36,10 @@ from lit_edit.module import ContinualEditor
 
 DESCRIPTION = (
     "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
-    "(--ckpt_path), predict writes down what the model says. Three more verbs have options of their own: 'lit-edit verify DIR' "
-    "replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded model anew, "
-    "'lit-edit train-mend --config FILE' trains the network that the editor MEND needs."
+    "(--ckpt_path), predict writes down what the model says. More verbs have options of their own: 'lit-edit study NAME "
+    "--config FILE' runs an experiment on spectra or streams, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit verify "
+    "DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded model "
+    "anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs."
 )
 VERBS = {
     "fit": "Edit a stream of facts, batch after batch.",
@@ -77,7 +78,14 @@ class _SaveConfig(SaveConfigCallback):
         path = Path(trainer.default_root_dir, "config.yaml")
         if stage != "fit" and path.exists():
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        config = self.config.clone()
+        # Run again in another folder, it must not write into this one.
+        if Path(str(config.checkpoint.dirpath)) == Path(str(config.run_dir), "checkpoints"):
+            config.checkpoint.dirpath = None
+        config.trainer.default_root_dir = None
+        if "ckpt_path" in config:
+            config.ckpt_path = None
+        text = self.parser.dump(config, skip_none=False)
         path.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.convergence import scalars
 from lit_edit.corpus import Corpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
@@ -38,6 +40,9 @@ class EditedModel(Evaluated):
     targets: TargetOptions
     corpus: Corpus
     moment_tokens: int | None
+    moments_from: str | None
+    moment_scalars: dict[str, float]
+    """How well the second moments are known, once they are prepared."""
     store: Store
     seed: int
     templates: tuple[str, ...] | None
@@ -160,10 +165,21 @@ class EditedModel(Evaluated):
                     anatomy.model, self.encoder, options.context_starts, options.contexts, options.context_lengths, self.seed
                 )
             moments = (
-                second_moments(anatomy, self.encoder, self.layers, self.corpus, self.moment_tokens, self.store, self._tell)
+                second_moments(
+                    anatomy,
+                    self.encoder,
+                    self.layers,
+                    self.corpus,
+                    self.moment_tokens,
+                    self.store,
+                    self._tell,
+                    self.moments_from,
+                    rank_zero_info,
+                )
                 if self.editor.needs_moments
                 else {}
             )
+            self.moment_scalars = scalars(moments)
             wanted = self.wants_spectra or any(guard.needs_spectrum for guard in self.guard_list())
             originals = {layer: self.original(layer) for layer in self.layers}
             self.spectra = spectra(originals, self.store, self._tell) if wanted else {}

@@ -41,11 +41,15 @@ class Evaluated(L.LightningModule):
         self.probe_start: dict[str, Tensor] = {}
         """Rows of every probe's items on the unedited model, where it was scored."""
         self._view = ExitStack()
+        self._scorer: Scorer | None = None
 
     @property
     def scorer(self) -> Scorer:
-        """Scores text with the model as it is."""
-        return Scorer(self.anatomy, self.encoder)
+        """Scores text with the model as it is; kept, for what it remembers of the model."""
+        kept = self._scorer
+        if kept is None or kept.anatomy is not self.anatomy or kept.encoder is not self.encoder:
+            kept = self._scorer = Scorer(self.anatomy, self.encoder)
+        return kept
 
     def _probes(self) -> list[Probe]:
         return list(getattr(getattr(self.trainer, "datamodule", None), "probes", None) or [])

@@ -9,13 +9,18 @@ own. What is not needed is replaced for the time of one call.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy, hidden_of
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """A value in float32, or in float64 where the model computes in that."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 class _Stop(Exception):
@@ -72,7 +77,7 @@ def starting_after(anatomy: Anatomy, layer: int, hidden_BTD: Tensor) -> Iterator
                 block.forward = forward
 
 
-def run_until(anatomy: Anatomy, module: nn.Module, inputs: dict[str, Tensor]) -> None:
+def run_until(anatomy: Anatomy, module: nn.Module, inputs: dict[str, Any]) -> None:
     """Run the model on ``inputs`` and leave as soon as ``module`` has delivered its output."""
 
     def stop(*_: Any) -> None:
@@ -95,7 +100,7 @@ def block_outputs(anatomy: Anatomy, inputs: dict[str, Tensor], layer: int) -> Te
     return kept[0]
 
 
-def logits_at(anatomy: Anatomy, inputs: dict[str, Tensor], rows_P: Tensor, columns_P: Tensor) -> Tensor:
+def logits_at(anatomy: Anatomy, inputs: dict[str, Any], rows_P: Tensor, columns_P: Tensor) -> Tensor:
     """Logits at picked positions only, ``[picked, vocabulary]``, in float32, through the model's own head.
 
     The head sees just the picked hidden states, so soft-capping, scaling and biases stay the model's own while a 150k
@@ -116,7 +121,47 @@ def logits_at(anatomy: Anatomy, inputs: dict[str, Tensor], rows_P: Tensor, colum
         output = anatomy.model(**inputs, use_cache=False)
     finally:
         handle.remove()
-    return output.logits[0].float()
+    return at_least_float32(output.logits[0])
+
+
+@contextmanager
+def last_mlp_at(anatomy: Anatomy, rows_P: Tensor, columns_P: Tensor) -> Iterator[None]:
+    """Run the last block's MLP at picked positions only; elsewhere it adds nothing, which nobody reads any more.
+
+    No later block mixes positions, so the final states are those of a whole pass at the picked positions, and only there. A
+    block without a separate MLP of one argument (OPT; MPT and Bloom hand theirs the residual as well) runs as it is.
+
+    Args:
+        anatomy: the model.
+        rows_P: row of each picked position; no position twice.
+        columns_P: column of each picked position.
+    """
+    name = anatomy.down_name.rpartition(".")[0]
+    if not name or "." in name:
+        yield
+        return
+    shapes: list[torch.Size] = []
+
+    def cut(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if len(args) != 1 or kwargs:
+            return None
+        shapes.append(args[0].shape)
+        return (args[0][rows_P, columns_P][None],), kwargs
+
+    def spread(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if not shapes:
+            return output
+        whole = output.new_zeros(shapes.pop())
+        whole[rows_P, columns_P] = output[0]
+        return whole
+
+    mlp = anatomy.blocks[-1].get_submodule(name)
+    handles = [mlp.register_forward_pre_hook(cut, with_kwargs=True), mlp.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
@@ -158,28 +203,3 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
-
-
-def measured(anatomy: Anatomy, inputs: dict[str, Tensor], columns_B: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]:
-    """Block outputs at one position per row, ``{layer: [rows, hidden]}`` in float32, stopping after the last layer.
-
-    Args:
-        anatomy: the model.
-        inputs: right-padded rows.
-        columns_B: position per row.
-        layers: blocks to read.
-    """
-    rows = torch.arange(len(columns_B), device=columns_B.device)
-    kept: dict[int, Tensor] = {}
-
-    def keeper(layer: int) -> Callable[[Tensor], None]:
-        def keep(hidden: Tensor) -> None:
-            kept[layer] = hidden[rows, columns_B].float()
-
-        return keep
-
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(reading(anatomy.blocks[layer], None, keeper(layer)))
-        run_until(anatomy, anatomy.blocks[max(layers)], inputs)
-    return kept

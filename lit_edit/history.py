@@ -65,8 +65,6 @@ class KeyHistory(Growing):
             start: :math:`A_0`; give the same object every time, or everything is computed anew.
         """
         base = self._folded_base(start)
-        if not len(self):
-            return base
         thin = self._thin
         if thin is None or thin.base is not base or not thin.extends(self.keys):
             thin = WithHistory(base)

@@ -1,18 +1,20 @@
 """What the edited layers read at the subject (keys) and what comes out of the target layer there (values).
 
-Legend: N = requests, J = rows of a request (1 + contexts), R = all rows, U = distinct rows, I = d_in, D = hidden size.
+Legend: N = requests, J = rows of a request (1 + contexts), U = distinct rows, I = d_in, O = d_out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import measured, reading, run_until, starting_after
-from lit_edit.prompts import EditRows, right_pad
+from lit_edit.forward import at_least_float32, block_outputs, reading, run_until, starting_after
+from lit_edit.layout import lay
+from lit_edit.prompts import EditRows
 
 
 class KeyPass:
@@ -20,8 +22,8 @@ class KeyPass:
 
     A key is the input of the down-projection at the subject's last token, averaged as half the bare prompt and half the mean
     over the contexts: :math:`k = \frac12 k_{\text{bare}} + \frac{1}{2J}\sum_j k_j` (the released MEMIT code; not the uniform
-    mean over ``J + 1`` rows). Rows end at the subject's last token, since nothing behind it can reach it, and blocks below
-    the previous edited layer are not run again.
+    mean over ``J + 1`` rows). Rows end at the subject's last token, since nothing behind it can reach it; what rows share at
+    their beginning is run once where the model allows it; and blocks below the previous edited layer are not run again.
 
     Args:
         anatomy: the model.
@@ -61,27 +63,26 @@ class KeyPass:
 
 
 class _Chunk:
-    """The requests of one forward pass, and the hidden states that the next one starts from."""
+    """The requests of one forward pass."""
 
     written: Tensor
 
     def __init__(self, anatomy: Anatomy, requests: Sequence[EditRows], pad: int) -> None:
-        self.anatomy = anatomy
         device = anatomy.device
-        rows = [row for request in requests for row in request.reading]
         # Requests about one subject share rows. Each distinct row runs once: it is less work, and equal keys come out equal
         # to the last bit (two rows of one matrix product may not), which ill-conditioned statistics would blow up.
         distinct: dict[tuple[int, ...], int] = {}
-        row_R = torch.tensor([distinct.setdefault(row.ids, len(distinct)) for row in rows], device=device)
-        self.inputs = right_pad(list(distinct), pad, device)
-        self.subject_U = torch.tensor([len(ids) - 1 for ids in distinct], device=device)
+        bare = [distinct.setdefault(request.reading[0].ids, len(distinct)) for request in requests]
+        bares = len(distinct)
+        others = [[distinct.setdefault(row.ids, len(distinct)) for row in request.reading[1:]] for request in requests]
+        rows = list(distinct)
+        # Bare prompts are also run alone, for the values: a layout of their own.
+        self.bare = _Reading(anatomy, rows[:bares], pad)
+        self.rest = _Reading(anatomy, rows[bares:], pad) if len(rows) > bares else None
         # Every request has the same number of rows: the bare prompt, then the contexts.
-        self.row_NJ = row_R.view(len(requests), -1)
+        self.row_NJ = torch.tensor([[first, *more] for first, more in zip(bare, others, strict=True)], device=device)
         contexts = self.row_NJ.shape[1] - 1
         self.weight_J = torch.tensor([0.5, *([0.5 / contexts] * contexts)] if contexts else [1.0], device=device)
-        self.bare_N = self.row_NJ[:, 0]
-        self.layer = -1
-        self.hidden: Tensor | None = None  # output of block `layer`, distinct rows
 
     def keys(self, layer: int) -> Tensor:
         inputs_NJI, outputs_NJO = self.rows(layer)
@@ -90,40 +91,53 @@ class _Chunk:
         return (inputs_NJI * self.weight_J[None, :, None]).sum(1)
 
     def rows(self, layer: int) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(len(self.subject_U), device=self.subject_U.device)
+        parts = [part.rows(layer) for part in (self.bare, self.rest) if part is not None]
+        inputs, outputs = (torch.cat(found) for found in zip(*parts, strict=True))
+        return inputs[self.row_NJ], outputs[self.row_NJ]
+
+    def values(self, layer: int) -> Tensor:
+        return self.bare.values(layer)[self.row_NJ[:, 0]]
+
+
+class _Reading:
+    """Rows that end at their subject, and the hidden states that the next pass over them starts from."""
+
+    def __init__(self, anatomy: Anatomy, rows: Sequence[Sequence[int]], pad: int) -> None:
+        self.anatomy = anatomy
+        laid = lay(anatomy, rows, pad)
+        self.inputs = laid.inputs
+        self.line_U, self.column_U = (
+            laid.line_RT[:, -1],
+            laid.column_RT[:, -1],
+        )  # behind its end a row's last token stands again
+        self.layer = -1
+        self.hidden: Tensor | None = None  # output of block `layer`
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Input ``[U, d_in]`` and output ``[U, d_out]`` of the down-projection at the ends of the rows."""
         shape = self.inputs["input_ids"].shape  # some families (OPT) flatten rows and positions before the MLP
         kept: list[Tensor] = []
         entrance: list[Tensor] = []
         output: list[Tensor] = []
         down = self.anatomy.down(layer)
-        start = self.layer if self.hidden is not None else -1
 
-        def keep(x: Tensor) -> None:
-            kept.append(x.reshape(*shape, -1)[rows, self.subject_U].float())
+        def at_the_ends(x: Tensor) -> Tensor:
+            return at_least_float32(x.reshape(*shape, -1)[self.line_U, self.column_U])
 
-        with reading(down, keep, output.append):
+        with ExitStack() as stack:
+            stack.enter_context(reading(down, lambda x: kept.append(at_the_ends(x)), output.append))
             if layer > 0:
-                with reading(self.anatomy.blocks[layer - 1], None, entrance.append):
-                    self._run(down, start)
-            else:
-                self._run(down, start)
+                stack.enter_context(reading(self.anatomy.blocks[layer - 1], None, entrance.append))
+            if self.hidden is not None:
+                stack.enter_context(starting_after(self.anatomy, self.layer, self.hidden))
+            run_until(self.anatomy, down, self.inputs)
         if layer > 0:
             self.layer, self.hidden = layer - 1, entrance[0]
-        put_out = output[0].reshape(*shape, -1)[rows, self.subject_U].float()
-        return kept[0][self.row_NJ], put_out[self.row_NJ]
-
-    def _run(self, until: torch.nn.Module, start: int) -> None:
-        if start < 0:
-            run_until(self.anatomy, until, self.inputs)
-            return
-        assert self.hidden is not None
-        with starting_after(self.anatomy, start, self.hidden):
-            run_until(self.anatomy, until, self.inputs)
+        return kept[0], at_the_ends(output[0])
 
     def values(self, layer: int) -> Tensor:
-        inputs = {name: value[self.bare_N] for name, value in self.inputs.items()}
-        columns = self.subject_U[self.bare_N]
-        if self.hidden is None:
-            return measured(self.anatomy, inputs, columns, (layer,))[layer]
-        with starting_after(self.anatomy, self.layer, self.hidden[self.bare_N]):
-            return measured(self.anatomy, inputs, columns, (layer,))[layer]
+        """Output of block ``layer`` at the ends of the rows, ``[U, d_model]``."""
+        with ExitStack() as stack:
+            if self.hidden is not None:
+                stack.enter_context(starting_after(self.anatomy, self.layer, self.hidden))
+            return at_least_float32(block_outputs(self.anatomy, self.inputs, layer)[self.line_U, self.column_U])

@@ -46,7 +46,10 @@ class ContinualEditor(EditedModel):
         revision: revision of the hub id.
         dtype: dtype the model runs in.
         corpus: text for the second moments of the keys; default: sampled from the unedited model itself.
-        moment_tokens: tokens of it to use; default: ten per input dimension of the edited weights.
+        moment_tokens: tokens of it to use; default: ten per input dimension of the edited weights, or all that ``corpus`` has
+            where it is :class:`lit_edit.whole_documents.WholeDocuments` (the published 100,000 documents).
+        moments_from: second moments to take from ``.npz`` files of the reference implementations instead: a folder, or a
+            pattern with ``{}`` for the layer's number.
         cache_dir: where second moments and spectra are kept between runs.
         max_change: a batch whose change of any layer exceeds this multiple of the original weight's Frobenius norm is undone
             and recorded as rejected; default: no limit (what is not finite is always rejected).
@@ -69,6 +72,7 @@ class ContinualEditor(EditedModel):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         corpus: Corpus | None = None,
         moment_tokens: int | None = None,
+        moments_from: str | None = None,
         cache_dir: str = "checkpoints/cache",
         max_change: float | None = None,
         seed: int = 0,
@@ -83,7 +87,7 @@ class ContinualEditor(EditedModel):
         self.editor = editor
         self.guards = nn.ModuleList(guards or [])
         self.corpus = corpus or SampledCorpus()
-        self.moment_tokens = moment_tokens
+        self.moment_tokens, self.moments_from = moment_tokens, moments_from
         self.store = Store(cache_dir)
         self.net: nn.Module | None = None
         self.templates: tuple[str, ...] | None = None
@@ -132,6 +136,9 @@ class ContinualEditor(EditedModel):
                 f"--trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a batch is one step, so it must be 1"
             )
         self.prepare()
+        if self.moment_scalars and not self.batches:
+            for logger in trainer.loggers:
+                logger.log_metrics(self.moment_scalars, step=0)
 
     def on_train_start(self) -> None:
         """Cut the journal back to what the checkpoint knows, now that nothing can refuse the resume any more.
@@ -223,6 +230,8 @@ class ContinualEditor(EditedModel):
         if outcome.rejected is None:
             outcome.edited = tuple(row.request for row in rows if id(row.request) not in refused)
             outcome.scalars.update(bench.scalars)
+            outcome.deltas = bench.thin()
+            outcome.keys = {layer: torch.cat(parts) for layer, parts in bench.keys.items()}
         outcome.loss, outcome.probability = _mean(bench.losses, "loss_N"), _mean(bench.losses, "probability_N")
 
     def optimizer_step(

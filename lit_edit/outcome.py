@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from lit_edit.delta import Delta
 from lit_edit.request import EditBatch, EditRequest, SetAside
 
 
@@ -24,3 +27,7 @@ class BatchOutcome:
     """Mean probability of the target tokens reached by the target optimisation."""
     scalars: dict[str, float] = field(default_factory=dict)
     """Norms, shares and times of the step, by logged name."""
+    deltas: dict[int, Delta] = field(default_factory=dict)
+    """What was written by layer; without a layer whose change has no thin factors (minus the gradient of its master then)."""
+    keys: dict[int, Tensor] = field(default_factory=dict)  # [N, I]
+    """The keys that were written to, by layer; of editors that write to keys."""

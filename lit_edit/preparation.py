@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.convergence import about, report
 from lit_edit.corpus import Corpus
-from lit_edit.moments import SecondMoment, collect
+from lit_edit.moments import WINDOW, SecondMoment, collect
+from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import Encoder
+from lit_edit.reference_moments import imported
 from lit_edit.spectrum import Spectrum, decompose
 from lit_edit.store import Store, fingerprint
+from lit_edit.whole_documents import WholeDocuments
+
+log = logging.getLogger(__name__)
 
 TOKENS_PER_INPUT = 10
 """Tokens per input dimension for a second moment; arXiv 2506.04226 (FastMEMIT) finds 2 to 10 enough."""
+
+_AT_ONCE = 8192
+"""Padded tokens per forward pass."""
 
 
 def second_moments(
@@ -27,48 +38,104 @@ def second_moments(
     tokens: int | None,
     store: Store,
     tell: Callable[[str, int, int], None],
+    moments_from: str | None = None,
+    say: Callable[[str], None] = log.info,
 ) -> dict[int, SecondMoment]:
-    """Second moments of the keys of several layers, from the store or in one pass over the corpus.
+    """Second moments of the keys of several layers: imported, from the store, or in one pass over the corpus.
 
     Args:
         anatomy: the unedited model.
         encoder: its tokenizer.
         layers: edited blocks.
         corpus: where the text comes from.
-        tokens: how many tokens; ``None`` for :data:`TOKENS_PER_INPUT` per input dimension.
-        store: where results are kept.
+        tokens: how many tokens; ``None`` for :data:`TOKENS_PER_INPUT` per input dimension, or for all of them where the corpus
+            is :class:`lit_edit.whole_documents.WholeDocuments`.
+        store: where results are kept, and what an interrupted pass has added up.
         tell: told ``("second moments", tokens so far, tokens wanted)``.
+        moments_from: files of other implementations to use instead; see :func:`lit_edit.reference_moments.imported`.
+        say: told in a sentence what was found.
 
     Raises:
-        EditError: if the corpus cannot be read, or a cached result belongs to other weights.
+        EditError: if the corpus or a file cannot be read, or a cached result belongs to other weights.
     """
-    wanted = tokens or TOKENS_PER_INPUT * anatomy.d_inner
+    if moments_from is not None:
+        return imported(moments_from, anatomy, encoder, layers, say)
+    whole = tokens is None and isinstance(corpus, WholeDocuments)
+    wanted = sys.maxsize if whole else tokens or TOKENS_PER_INPUT * anatomy.d_inner
     weights = fingerprint(dict(anatomy.model.named_parameters()))
     shared = {
         "kind": "second-moment",
         "weights": weights,
         "reading": _reading(anatomy, encoder),
         "corpus": corpus.identity(),
-        "tokens": wanted,
-        "version": 2,
+        "tokens": None if whole else wanted,
+        "version": 3,
     }
     identities = {layer: {**shared, "layer": layer} for layer in layers}
     found = {layer: store.get(identity) for layer, identity in identities.items()}
     missing = [layer for layer, tensors in found.items() if tensors is None]
-    moments = {
-        layer: SecondMoment(tensors["mean"].to(anatomy.device), int(tensors["count"]))
-        for layer, tensors in found.items()
-        if tensors is not None
-    }
+    moments = {layer: SecondMoment.of(kept, anatomy.device) for layer, kept in found.items() if kept is not None}
     if missing:
-        rows = corpus.token_rows(anatomy, encoder)
-        fresh = collect(
-            anatomy, rows, missing, wanted, encoder.pad, on_tokens=lambda done, total: tell("second moments", done, total)
-        )
+        partial = Partial(store, {**shared, "kind": "second-moment-partial", "layers": missing, "batching": [WINDOW, _AT_ONCE]})
+        fresh = _collected(anatomy, encoder, missing, corpus, wanted, partial, tell)
         for layer, moment in fresh.items():
-            store.put(identities[layer], moment.tensors())
+            store.put(identities[layer], moment.tensors(), about(moment))
+        partial.remove()
         moments.update(fresh)
+    moments = {layer: moments[layer] for layer in layers}
+    report(moments, wanted, say)
     return moments
+
+
+def _collected(
+    anatomy: Anatomy,
+    encoder: Encoder,
+    layers: list[int],
+    corpus: Corpus,
+    wanted: int,
+    partial: Partial,
+    tell: Callable[[str, int, int], None],
+) -> dict[int, SecondMoment]:
+    """One pass over the corpus, from where an earlier one was interrupted if it was."""
+
+    def told(rows: _Counted) -> Callable[[int, int], None]:
+        return lambda done, total: tell("second moments", done, rows.expected(done) if total == sys.maxsize else total)
+
+    def once() -> dict[int, SecondMoment]:
+        rows = _Counted(corpus, anatomy, encoder)
+        return collect(anatomy, rows, layers, wanted, encoder.pad, _AT_ONCE, told(rows), partial)
+
+    try:
+        return once()
+    except Stale:
+        log.warning("the corpus gives other text than when its second moments were interrupted; starting over")
+        partial.remove()
+        return once()
+
+
+class _Counted:
+    """Rows of a corpus, counted as they are read.
+
+    Args:
+        corpus: where they come from.
+        anatomy: the unedited model.
+        encoder: its tokenizer.
+    """
+
+    def __init__(self, corpus: Corpus, anatomy: Anatomy, encoder: Encoder) -> None:
+        self.rows, self.documents, self.read, self.tokens = corpus.token_rows(anatomy, encoder), 0, 0, 0
+        if isinstance(corpus, WholeDocuments):
+            self.documents = corpus.count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for row in self.rows:
+            self.read, self.tokens = self.read + 1, self.tokens + len(row)
+            yield row
+        self.documents = self.read
+
+    def expected(self, done: int) -> int:
+        """Tokens of all documents, if they go on being as long as they were."""
+        return max(round(self.tokens / max(self.read, 1) * self.documents), done)
 
 
 def _reading(anatomy: Anatomy, encoder: Encoder) -> str:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lit_edit.anatomy import Anatomy
+from lit_edit.anatomy import PACK, Anatomy
 from lit_edit.errors import MalformedRecord
 from lit_edit.forward import frozen, logits_at
+from lit_edit.packing import pack_inputs, packed_logits_at, plant
 from lit_edit.prompts import Encoder, right_pad
 from lit_edit.records import RecordScores, Tally, asked
 from lit_edit.request import EditRequest
 
 _WORTH = 256
 """Tokens from which a forward pass is no faster per token for being larger, so that padding is pure loss."""
+
+_PASS = 1024
+"""Tokens of packs in a forward pass on a CPU, enough for its matrix products; larger ones only leave the cache."""
+
+
+_REMEMBERED = 2**16
+"""Locality rows whose answers by the unedited model are kept, a few hundred bytes each; beyond, all are asked anew."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,19 @@ class AnswerScores:
     """Whether it is the answer's token."""
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What a model is called with, and where in it rows are found: ``{row: (line, columns of its tokens)}``."""
+
+    inputs: dict[str, Tensor]
+    where: Mapping[int, tuple[int, Sequence[int]]]
+    packed: bool
+
+
 class Scorer:
     """Scores text with a model without leaving a trace: no gradients, evaluation mode, no random numbers, modes restored.
+
+    It may be kept while the model's weights change. Remembered is what the unedited weights say at locality rows.
 
     Args:
         anatomy: the model.
@@ -46,6 +65,8 @@ class Scorer:
         self.anatomy, self.encoder = anatomy, encoder
         # Logits of a large vocabulary outweigh everything else: at most 1 GiB of them in float32.
         self.tokens_at_once = min(tokens_at_once, max(256, 2**28 // anatomy.vocabulary))
+        self._unedited: Callable[[], AbstractContextManager[object]] | None = None
+        self._said: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> AnswerScores:
         """Score ``(prompt, answer)`` pairs; the answer follows the prompt after one blank.
@@ -80,7 +101,8 @@ class Scorer:
 
         Args:
             requests: the edits.
-            unedited: a context in which the model shows its unedited weights; without it locality is not scored.
+            unedited: a context in which the model shows its unedited weights, always the same ones for one callable: what they
+                say is remembered. Without it locality is not scored.
         """
         rows: list[tuple[list[int], int]] = []
 
@@ -128,19 +150,35 @@ class Scorer:
                 owners.append((tally, kind))
         if not rows:
             return
-        now = self.rows(rows)
-        with unedited():
-            before = self.rows(rows)
-        for (tally, kind), ours, theirs in zip(owners, now.predicted, before.predicted, strict=True):
+        now = self.rows(rows).predicted
+        before = self._before(rows, unedited)
+        for (tally, kind), ours, theirs in zip(owners, now, before, strict=True):
             same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
             for name in ("locality", f"locality_{kind}"):
                 tally.add(name, "agreement", same)
+
+    def _before(
+        self, rows: Sequence[tuple[list[int], int]], unedited: Callable[[], AbstractContextManager[object]]
+    ) -> list[tuple[int, ...]]:
+        """What the unedited model says at every token of rows, asked once per row as long as ``unedited`` is the same."""
+        if unedited != self._unedited:  # bound methods are made anew at every access, but compare equal
+            self._unedited, self._said = unedited, {}
+        keys = [(tuple(ids), first) for ids, first in rows]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._said]
+        if missing:
+            if len(self._said) + len(missing) > _REMEMBERED:
+                missing, self._said = list(dict.fromkeys(keys)), {}
+            with unedited():
+                found = self.rows([(list(ids), first) for ids, first in missing]).predicted
+            self._said.update(zip(missing, found, strict=True))
+        return [self._said[key] for key in keys]
 
     @torch.no_grad()
     def rows(self, rows: Sequence[tuple[list[int], int]]) -> AnswerScores:
         """Score token-id rows, each from a given token on.
 
-        The last token is only ever a label and never fed; rows that another one begins with are read off that one.
+        The last token is only ever a label and never fed; rows that another one begins with are read off that one, and rows
+        that share their beginning share a pack (see :mod:`lit_edit.packing`) where that saves work and the model allows it.
 
         Args:
             rows: token ids and the index (at least 1) of the first one to score.
@@ -149,36 +187,70 @@ class Scorer:
         nll = torch.zeros(count)
         predicted: list[tuple[int, ...]] = [()] * count
         right: list[tuple[bool, ...]] = [()] * count
-        device = self.anatomy.device
         fed, place = _merged([tuple(ids[:-1]) for ids, _ in rows])
         held: list[list[int]] = [[] for _ in fed]
         for index, at in enumerate(place):
             held[at].append(index)
         with frozen(self.anatomy.model):
-            for batch in self._batches(sorted(range(len(fed)), key=lambda at: len(fed[at])), fed):
-                mine = [(r, index) for r, at in enumerate(batch) for index in held[at]]
-                picks = [(r, c, rows[i][0][c + 1]) for r, i in mine for c in range(rows[i][1] - 1, len(rows[i][0]) - 1)]
+            for one in self._passes(fed):
+                mine: list[int] = []
                 spots: dict[tuple[int, int], int] = {}  # two answers to one prompt begin at one position
-                spot_P = [spots.setdefault((r, c), len(spots)) for r, c, _ in picks]
-                row_U, column_U = torch.tensor(list(spots), device=device).T
-                inputs = right_pad([fed[at] for at in batch], self.encoder.pad, device)
-                logits_UV = logits_at(self.anatomy, inputs, row_U, column_U)
-                at_P = torch.tensor(spot_P, device=device)
-                label_P = torch.tensor([label for *_, label in picks], device=device)
-                # Not the logit less logsumexp: for a confident answer that difference cancels.
-                picked = logits_UV.log_softmax(-1)[at_P, label_P].cpu()
-                best = logits_UV.argmax(-1)[at_P].tolist()
+                spot_P: list[int] = []
+                labels: list[int] = []
+                for at, (line, columns) in one.where.items():
+                    for index in held[at]:
+                        ids, first = rows[index]
+                        mine.append(index)
+                        labels.extend(ids[first:])
+                        own = columns[first - 1 : len(ids) - 1]
+                        spot_P.extend(spots.setdefault((line, column), len(spots)) for column in own)
+                nll_P, best_P = self._at(one, list(spots), spot_P, labels)
                 start = 0
-                for _, index in mine:
+                for index in mine:
                     ids, first = rows[index]
                     size = len(ids) - first
-                    nll[index] = -picked[start : start + size].mean()
-                    predicted[index] = tuple(best[start : start + size])
+                    nll[index] = nll_P[start : start + size].mean()
+                    predicted[index] = tuple(best_P[start : start + size])
                     right[index] = tuple(a == b for a, b in zip(predicted[index], ids[first:], strict=True))
                     start += size
         tokens = torch.tensor([len(part) for part in right], dtype=torch.long)
         correct = torch.tensor([all(part) for part in right], dtype=torch.bool)
         return AnswerScores(nll, correct, tokens, tuple(predicted), tuple(right))
+
+    def _at(self, one: _Pass, spots: list[tuple[int, int]], spot_P: list[int], labels: list[int]) -> tuple[Tensor, list[int]]:
+        """-log p of labels and the argmax at distinct positions ``spots`` of a pass, given by number in ``spot_P``."""
+        device = self.anatomy.device
+        row_U, column_U = torch.tensor(spots, device=device).T
+        read = packed_logits_at if one.packed else logits_at
+        logits_UV = read(self.anatomy, one.inputs, row_U, column_U)
+        at_P, label_P = torch.tensor(spot_P, device=device), torch.tensor(labels, device=device)
+        # The greatest logit comes off first, in place: log p as log_softmax forms it, which does not cancel for a confident
+        # answer as the logit less logsumexp would, without another table of the vocabulary.
+        top_U, best_U = logits_UV.max(-1)
+        below_UV = logits_UV.sub_(top_U[:, None])
+        below_P = below_UV[at_P, label_P]
+        nll_P = below_UV.exp_().sum(-1).log()[at_P] - below_P
+        return nll_P.cpu(), best_U[at_P].tolist()
+
+    def _passes(self, fed: Sequence[tuple[int, ...]]) -> Iterator[_Pass]:
+        """All forward passes over distinct rows: in packs where that is less to compute, else in batches of like length."""
+        pad, device = self.encoder.pad, self.anatomy.device
+        size = min(PACK, self.tokens_at_once, self.anatomy.positions)
+        left = sorted(range(len(fed)), key=lambda at: len(fed[at]))
+        batches = self._batches([at for at in left if len(fed[at]) <= size // 2], fed)
+        short = sorted((at for batch in batches for at in batch), key=lambda at: fed[at])
+        packs = plant([fed[at] for at in short], size)
+        packed = sum(len(pack.ids) for pack in packs)
+        if sum(len(batch) * len(fed[batch[-1]]) for batch in batches) - packed >= size and self.anatomy.packs:
+            at_once = max(1, (min(self.tokens_at_once, _PASS) if device.type == "cpu" else self.tokens_at_once) // size)
+            for start in range(0, len(packs), at_once):
+                some = packs[start : start + at_once]
+                where = {short[number]: (line, path) for line, pack in enumerate(some) for number, path in pack.paths.items()}
+                yield _Pass(pack_inputs(some, pad, device, self.anatomy.dtype), where, packed=True)
+            left = [at for at in left if len(fed[at]) > size // 2]
+        for batch in self._batches(left, fed):
+            inputs = right_pad([fed[at] for at in batch], pad, device)
+            yield _Pass(inputs, {at: (line, range(len(fed[at]))) for line, at in enumerate(batch)}, packed=False)
 
     def _batches(self, order: list[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rows in batches, given in ascending length: under the budget, and of like length where a batch is worth a pass."""

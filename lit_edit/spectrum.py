@@ -72,18 +72,36 @@ def gram_svd(matrix_OI: Tensor, choose: Callable[[Tensor], int] = len) -> tuple[
     Returns:
         Left ``[d_out, n]``, singular values ``[n]``, right ``[d_in, n]``, float64.
     """
-    wide = matrix_OI.shape[0] <= matrix_OI.shape[1]
-    short_first = matrix_OI if wide else matrix_OI.T
+    short_first = matrix_OI if matrix_OI.shape[0] <= matrix_OI.shape[1] else matrix_OI.T
     values, vectors = torch.linalg.eigh(short_first @ short_first.T)
-    sigma = values.flip(0).clamp_min(0).sqrt()
-    sigma = torch.where(sigma > 1e-7 * sigma[0], sigma, torch.zeros_like(sigma))
-    count = choose(sigma)
-    short, sigma = vectors.flip(1)[:, :count], sigma[:count]
+    count = choose(_roots(values.flip(0)))
+    return triples(matrix_OI, values.flip(0)[:count], vectors.flip(1)[:, :count])
+
+
+def triples(matrix_OI: Tensor, values: Tensor, short: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular triples from leading eigenpairs of the Gram matrix of the smaller side.
+
+    Args:
+        matrix_OI: ``[d_out, d_in]``, float64.
+        values: eigenvalues ``[n]``, descending, from the largest on.
+        short: their vectors, ``[min(d_out, d_in), n]``.
+
+    Returns:
+        As :func:`gram_svd`.
+    """
+    wide = matrix_OI.shape[0] <= matrix_OI.shape[1]
+    sigma = _roots(values)
     reliable = sigma > 0
     # Safe divisor: the vectors of unreliable values are zeroed right after.
-    long = (short_first.T @ short) / torch.where(reliable, sigma, torch.ones_like(sigma))
+    long = ((matrix_OI if wide else matrix_OI.T).T @ short) / torch.where(reliable, sigma, torch.ones_like(sigma))
     long = torch.where(reliable, long, torch.zeros_like(long))
     return (short, sigma, long) if wide else (long, sigma, short)
+
+
+def _roots(values: Tensor) -> Tensor:
+    """Singular values from eigenvalues of a Gram matrix, descending; what squaring has made noise is zero."""
+    sigma = values.clamp_min(0).sqrt()
+    return torch.where(sigma > 1e-7 * sigma[:1], sigma, torch.zeros_like(sigma))
 
 
 def energy_rank(sigma: Tensor, share: float, energy: Energy = "sigma", rule: RankRule = "at_least") -> int:

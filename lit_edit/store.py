@@ -110,8 +110,13 @@ class Store:
             log.warning("%s is damaged; computing it anew", path)
             return None
 
-    def put(self, identity: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    def put(self, identity: dict[str, Any], tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> Path:
         """Write an artefact; the JSON comes last, so that an interrupted write leaves nothing that counts.
+
+        Args:
+            identity: what it is.
+            tensors: what it holds.
+            about: plain JSON for whoever reads the note beside it; nothing depends on it.
 
         Raises:
             EditError: if the folder cannot be written to.
@@ -119,7 +124,7 @@ class Store:
         path = self.path(identity)
         content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
         write_atomically(path, content)
-        note = {"identity": identity, "sha256": hashlib.sha256(content).hexdigest()}
+        note = {"identity": identity, "sha256": hashlib.sha256(content).hexdigest(), **({"about": about} if about else {})}
         write_atomically(path.with_suffix(".json"), json.dumps(note, indent=1, sort_keys=True).encode())
         return path
 

@@ -1,13 +1,13 @@
 """What the layers should write: batched optimisation of target values at the subject's last token.
 
-Legend: N = requests, R = rows (1 + contexts per request), K = KL rows (one per request), T = positions, D = hidden size,
-P = target tokens.
+Legend: N = requests, D = hidden size, V = vocabulary.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
-from lit_edit.forward import block_outputs, logits_at, starting_after
-from lit_edit.prompts import EditRows, right_pad
+from lit_edit.forward import at_least_float32
+from lit_edit.micro_batches import by_length, halving, within, worth_a_pass
+from lit_edit.prompts import EditRows
+from lit_edit.target_rows import Problem
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class TargetOptions:
     context_starts: tuple[str, ...] = ("The", "Therefore", "Because", "I", "You")
     """Words that sampled contexts start from, used in turn."""
     requests_at_once: int = 32
-    """Requests optimised together: memory against speed; the result does not depend on it beyond rounding."""
+    """Most requests optimised together; the result does not depend on it beyond rounding. Halved where memory runs out."""
+    memory: float | None = None
+    """GiB that a forward pass may keep for its backward pass; more halves the requests optimised together."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "requests_at_once"):
@@ -50,6 +54,8 @@ class TargetOptions:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.context_lengths or min(self.context_lengths) < 1:
             raise EditError(f"--model.targets.context_tokens is {self.context_tokens}; a context has at least 1 token")
+        if self.memory is not None and not self.memory > 0:
+            raise EditError(f"--model.targets.memory is {self.memory:g}; it is an amount in GiB and must be positive")
         for name in ("lr", "clamp"):
             if not getattr(self, name) > 0:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must be positive")
@@ -124,45 +130,6 @@ class Targets:
     """Mean over rows of ``exp(-NLL)`` of the target at that pass."""
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Tensors of the requests that are still being optimised. Rewriting rows come first, KL rows after them."""
-
-    requests_N: Tensor  # indices into the batch
-    inputs: dict[str, Tensor]
-    hidden_RTD: Tensor  # output of the target layer without any change
-    subject_R: Tensor
-    owner_R: Tensor  # request (0..n-1) of a row
-    pick_row_P: Tensor
-    pick_column_P: Tensor
-    label_P: Tensor
-    share_P: Tensor  # 1 / target tokens of the row
-    row_share_P: Tensor  # 1 / rows of the request
-    rewriting: int  # number of rewriting rows
-    initial_KV: Tensor | None  # log-probabilities behind the subject, before the edit
-
-    def only(self, keep_N: Tensor) -> _Problem:
-        """The same problem without the requests (mask ``[n]``) that are done."""
-        rows = keep_N[self.owner_R]
-        new_row = rows.cumsum(0) - 1
-        new_owner = keep_N.cumsum(0) - 1
-        picks = rows[self.pick_row_P]
-        return _Problem(
-            requests_N=self.requests_N[keep_N],
-            inputs={name: value[rows] for name, value in self.inputs.items()},
-            hidden_RTD=self.hidden_RTD[rows],
-            subject_R=self.subject_R[rows],
-            owner_R=new_owner[self.owner_R[rows]],
-            pick_row_P=new_row[self.pick_row_P[picks]],
-            pick_column_P=self.pick_column_P[picks],
-            label_P=self.label_P[picks],
-            share_P=self.share_P[picks],
-            row_share_P=self.row_share_P[picks],
-            rewriting=int(rows[: self.rewriting].sum()),
-            initial_KV=None if self.initial_KV is None else self.initial_KV[keep_N],
-        )
-
-
 def optimise(
     anatomy: Anatomy,
     requests: Sequence[EditRows],
@@ -185,7 +152,8 @@ def optimise(
         + \gamma \|\delta\| / \|z_0\|^2, \qquad \|\delta\| \le c \|z_0\|
 
     All requests run at once: losses are summed, Adam is element-wise, stop and clamp are per request, so the trajectories are
-    those of one request at a time. Only the blocks above ``layer`` run, and logits are formed at target positions only.
+    those of one request at a time. Only the blocks above ``layer`` run, only from the subject's last token on where the family
+    allows it (:func:`lit_edit.suffix.suffixes`), and logits are formed at target positions only.
 
     Source: ``compute_z`` of the released MEMIT and AlphaEdit code.
 
@@ -205,21 +173,31 @@ def optimise(
     Returns:
         Targets of all requests in the order given.
     """
-    size = options.requests_at_once
-    parts = []
-    for at in range(0, len(requests), size):
-        origin = None if origin_ND is None else origin_ND[at : at + size]
-        extra = _Extra(at, on_step, origin, confine, stop)
-        parts.append(_optimise_some(anatomy, requests[at : at + size], layer, options, pad, extra))
-    return Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in Targets.__dataclass_fields__))
+    lengths = [max(len(row.ids) - row.subject for row in request.rewriting) for request in requests]
+    rows = 1 + max(len(request.rewriting) for request in requests)
+
+    def some(chunk: list[int]) -> Targets:
+        index_N = torch.tensor(chunk, device=anatomy.device)
+        origin = None if origin_ND is None else origin_ND[index_N]
+        # A rule may keep count of what it was shown: an attempt that memory cuts short must leave no trace in it.
+        extra = _Extra(index_N, on_step, origin, confine, copy.deepcopy(stop))
+        return _optimise_some(anatomy, [requests[at] for at in chunk], layer, options, pad, extra)
+
+    parts = [
+        part
+        for chunk in by_length(lengths, rows, options.requests_at_once, worth_a_pass(anatomy.device))
+        for part in halving(chunk, some, "the target of one request")
+    ]
+    back = torch.tensor([at for chunk, _ in parts for at in chunk], device=anatomy.device).argsort()
+    return Targets(*(torch.cat([getattr(part, name) for _, part in parts])[back] for name in Targets.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
 class _Extra:
     """What only some callers of :func:`optimise` give; see there."""
 
-    offset: int
-    """Index in the batch of the first request."""
+    index_N: Tensor
+    """Where in the batch the requests stand."""
     on_step: Callable[[Step], None] | None
     origin_ND: Tensor | None
     confine: Callable[[Tensor], Tensor] | None
@@ -230,10 +208,9 @@ def _optimise_some(
     anatomy: Anatomy, requests: Sequence[EditRows], layer: int, options: TargetOptions, pad: int, extra: _Extra
 ) -> Targets:
     with torch.no_grad():
-        problem = _pose(anatomy, requests, layer, pad)
-        rows_before = [sum(len(r.rewriting) for r in requests[:i]) for i in range(len(requests))]
-        bare = torch.tensor(rows_before, device=anatomy.device)
-        z0 = problem.hidden_RTD[bare, problem.subject_R[bare]].float() if extra.origin_ND is None else extra.origin_ND.float()
+        problem = Problem.pose(anatomy, requests, layer, pad)
+        z0 = problem.start() if extra.origin_ND is None else at_least_float32(extra.origin_ND)
+    initial_NV: Tensor | None = None  # log-probabilities behind the subject before the change
     final = Targets(z0.clone(), z0, z0.new_zeros(len(requests)), z0.new_zeros(len(requests)))
     z0_norm = z0.norm(dim=1)
     delta = torch.zeros_like(z0, requires_grad=True)
@@ -243,12 +220,12 @@ def _optimise_some(
     for step in range(options.steps):
         with torch.enable_grad():
             current = delta[problem.requests_N]
-            seen = _losses(anatomy, problem, current, layer)
-            if problem.initial_KV is None:
-                problem = replace(problem, initial_KV=seen.behind_KV.detach())
-            assert problem.initial_KV is not None
+            with within(options.memory if initial_NV is None else None):  # the first pass is the largest
+                seen = problem.run(anatomy, current, layer)
+            if initial_NV is None:
+                initial_NV = seen.behind_NV.detach()
             nll = seen.nll_N
-            kl = options.kl_factor * (seen.behind_KV.exp() * (seen.behind_KV - problem.initial_KV)).sum(-1)
+            kl = options.kl_factor * (seen.behind_NV.exp() * (seen.behind_NV - initial_NV)).sum(-1)
             decay = options.weight_decay * current.norm(dim=1) / z0_norm[problem.requests_N].square()
             total = nll + kl + decay
             loss = total.sum()  # summed, not averaged: every request keeps the gradient it has alone
@@ -256,7 +233,7 @@ def _optimise_some(
         taking_part = problem.requests_N[alive]
         parts = (current, total, nll, kl, decay, seen.probability_N, seen.tokens_N, seen.hits_N)
         # Indexing by a mask has copied: the leaf is updated in place right after.
-        shown = Step(taking_part + extra.offset, *(part.detach()[alive] for part in parts))
+        shown = Step(extra.index_N[taking_part], *(part.detach()[alive] for part in parts))
         if extra.on_step is not None:
             extra.on_step(shown)
         final.loss_N[taking_part] = shown.total
@@ -265,7 +242,8 @@ def _optimise_some(
         if extra.stop is not None:
             done |= extra.stop(shown)
         running[taking_part[done]] = False
-        if step == options.steps - 1 or not bool(running.any()):
+        left = int(running.sum())  # the one number that the device is waited for
+        if step == options.steps - 1 or not left:
             break
         adam.zero_grad(set_to_none=False)
         loss.backward()
@@ -280,82 +258,8 @@ def _optimise_some(
             delta.mul_(scale[:, None])
             delta.copy_(torch.where(running[:, None], delta, before))
         # Rows of finished requests are dropped once they are a quarter of the work; until then they are just ignored.
-        alive = running[problem.requests_N]
-        if int(alive.sum()) < 0.75 * len(alive):
-            problem = problem.only(alive)
+        if left < 0.75 * len(problem.requests_N):
+            alive = running[problem.requests_N]
+            problem, initial_NV = problem.only(alive), initial_NV[alive]
     final.values_ND.add_(delta.detach())
     return final
-
-
-def _pose(anatomy: Anatomy, requests: Sequence[EditRows], layer: int, pad: int) -> _Problem:
-    device = anatomy.device
-    rewriting = [(owner, row) for owner, request in enumerate(requests) for row in request.rewriting]
-    kl = [(owner, request.kl) for owner, request in enumerate(requests)]
-    rows = [*rewriting, *kl]
-    inputs = right_pad([row.ids for _, row in rows], pad, device)
-    picks = [
-        (index, column, label, 1 / len(row.labels), 1 / len(requests[owner].rewriting))
-        for index, (owner, row) in enumerate(rewriting)
-        for column, label in row.labels
-    ]
-    row_P, column_P, label_P, share_P, row_share_P = (torch.tensor(part, device=device) for part in zip(*picks, strict=True))
-    return _Problem(
-        requests_N=torch.arange(len(requests), device=device),
-        inputs=inputs,
-        hidden_RTD=block_outputs(anatomy, inputs, layer),
-        subject_R=torch.tensor([row.subject for _, row in rows], device=device),
-        owner_R=torch.tensor([owner for owner, _ in rows], device=device),
-        pick_row_P=row_P,
-        pick_column_P=column_P,
-        label_P=label_P,
-        share_P=share_P,
-        row_share_P=row_share_P,
-        rewriting=len(rewriting),
-        initial_KV=None,
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What one forward pass gives, per request still in the problem."""
-
-    nll_N: Tensor
-    probability_N: Tensor
-    tokens_N: Tensor
-    hits_N: Tensor
-    behind_KV: Tensor
-    """Log-probabilities behind the subject of the KL rows."""
-
-
-def _losses(anatomy: Anatomy, problem: _Problem, delta_ND: Tensor, layer: int) -> _Seen:
-    count = len(delta_ND)
-    all_rows = torch.arange(len(problem.owner_R), device=delta_ND.device)
-    added = delta_ND[problem.owner_R].to(problem.hidden_RTD.dtype)
-    hidden = problem.hidden_RTD.index_put((all_rows, problem.subject_R), added, accumulate=True)
-    kl_rows = all_rows[problem.rewriting :]
-    with starting_after(anatomy, layer, hidden):
-        logits = logits_at(
-            anatomy,
-            problem.inputs,
-            torch.cat([problem.pick_row_P, kl_rows]),
-            torch.cat([problem.pick_column_P, problem.subject_R[kl_rows]]),
-        )
-    log_p = logits.log_softmax(-1)
-    picked = len(problem.label_P)
-    log_target = log_p[:picked].gather(1, problem.label_P[:, None])[:, 0]
-    owner_P = problem.owner_R[problem.pick_row_P]
-    nll = delta_ND.new_zeros(count).index_add(0, owner_P, -log_target * problem.share_P * problem.row_share_P)
-    # exp of a row's mean log-probability, then the mean over rows: the figure the released code prints.
-    row_nll = delta_ND.new_zeros(problem.rewriting).index_add(0, problem.pick_row_P, -log_target * problem.share_P)
-    owners = problem.owner_R[: problem.rewriting]
-    rows_of = delta_ND.new_zeros(count).index_add(0, owners, torch.ones_like(row_nll))
-    probability = delta_ND.new_zeros(count).index_add(0, owners, (-row_nll).exp()) / rows_of
-    # A row counts as a context if it is not its request's first one; without contexts the bare row has to do.
-    first_R = torch.ones_like(owners, dtype=torch.bool)
-    first_R[1:] = owners[1:] != owners[:-1]
-    counted = (~first_R[problem.pick_row_P] | (rows_of[owner_P] == 1)).to(nll)
-    with torch.no_grad():
-        right = (log_p[:picked].argmax(-1) == problem.label_P).to(nll)
-        tokens = torch.zeros_like(nll).index_add(0, owner_P, counted)
-        hits = torch.zeros_like(nll).index_add(0, owner_P, counted * right)
-    return _Seen(nll, probability, tokens, hits, log_p[picked:])

@@ -62,6 +62,10 @@ class Workbench:
     """Requests applied in order that could not be written, with reasons."""
     losses: list[Targets] = field(default_factory=list)
     """Results of all target optimisations."""
+    deltas: dict[int, list[Delta]] = field(default_factory=dict)
+    """What was written by layer, as the guards left it; :attr:`changes` is its sum."""
+    keys: dict[int, list[Tensor]] = field(default_factory=dict)  # [N, I] each
+    """Keys that were written to by layer, of editors that write to keys; see :meth:`wrote_to`."""
     seconds: float = 0.0
     """Time spent on target optimisation."""
     _solved: dict[int, list[Delta]] = field(default_factory=dict)  # before any guard
@@ -134,9 +138,14 @@ class Workbench:
         if not delta.is_finite():
             raise Rejected(f"the change of layer {layer} is not finite")
         dense = delta.dense().float()
+        self.deltas.setdefault(layer, []).append(delta)
         before = self.changes.get(layer)
         self.changes[layer] = dense if before is None else before + dense
         self._show(layer, self.weight(layer))
+
+    def wrote_to(self, layer: int, keys_NI: Tensor) -> None:
+        """Keep the keys ``[n, d_in]`` of requests that a layer now answers, for callbacks that follow them."""
+        self.keys.setdefault(layer, []).append(keys_NI)
 
     def note(self, name: str, value: float) -> None:
         """Keep a number for the logs; several of one name are averaged."""
@@ -161,7 +170,7 @@ class Workbench:
                 first, *rest = deltas
                 solved = Delta.from_dense(sum((delta.dense() for delta in rest), first.dense())) if rest else first
                 cut = self._guarded(layer, solved, self.master(layer), deferred=True)
-                self.changes[layer] = cut.dense().float()
+                self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
                 self._show(layer, self.weight(layer))
         for layer, change in self.changes.items():
             if not bool(torch.isfinite(change).all()):
@@ -185,6 +194,8 @@ class Workbench:
             self.tell("requests", index + 1, len(rows))
             state = snapshot(self.stateful)
             changes, solved = dict(self.changes), {layer: list(deltas) for layer, deltas in self._solved.items()}
+            deltas = {layer: list(parts) for layer, parts in self.deltas.items()}
+            keys = {layer: list(parts) for layer, parts in self.keys.items()}
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
             try:
                 with solving():
@@ -193,6 +204,7 @@ class Workbench:
                 self.refused.append((row, str(reason)))
                 restore(state)
                 self.changes, self._solved, self.losses, self._seen = changes, solved, losses, seen
+                self.deltas, self.keys = deltas, keys
                 for layer in self.layers:
                     self._show(layer, self.weight(layer))
 
@@ -201,6 +213,15 @@ class Workbench:
         """Show the weights from before this batch again."""
         for layer in self.layers:
             self._show(layer, self.master(layer))
+
+    def thin(self) -> dict[int, Delta]:
+        """The changes of :attr:`changes` as thin factors; without the layers whose change has none."""
+        found = {}
+        for layer, parts in self.deltas.items():
+            if all(part.is_low_rank for part in parts):
+                lefts, rights = zip(*(part.factors for part in parts), strict=True)
+                found[layer] = Delta.low_rank(torch.cat(lefts, dim=1), torch.cat(rights, dim=0))
+        return found
 
     @property
     def scalars(self) -> dict[str, float]:

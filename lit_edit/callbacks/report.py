@@ -12,11 +12,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lit_edit.callbacks.drift import MEASURES, SpectralDrift
+from lit_edit import __version__
+from lit_edit.callbacks.drift import GROUPS, SpectralDrift
 from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.retention import RetentionScores
 from lit_edit.journal import finite
+from lit_edit.report.environment import environment
+from lit_edit.run_folder import FORMAT
 from lit_edit.store import write_atomically
 
 
@@ -43,7 +46,10 @@ class Report(Callback):
                 for protocol in ("immediate", "so_far", "final")
             },
             "Abilities": {"probes": ["Multiline", ["probe/.*"]]},
-            "Drift": {measure: ["Multiline", [f"drift/{measure}/layer_.*"]] for measure in MEASURES},
+            **{
+                f"Drift: {group}": {measure: ["Multiline", [f"drift/{measure}/layer_.*"]] for measure in measures}
+                for group, measures in GROUPS.items()
+            },
         }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -61,6 +67,18 @@ class Report(Callback):
         if self.rows and self.rows[-1]["batches"] == row["batches"]:
             self.rows.pop()
         self.rows.append(row)
+        if trainer.state.fn == "fit":  # what an unfinished run has measured can be looked at, too
+            self._save(self.summary(trainer, pl_module))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Take up the validation that followed the checkpoint at once: a run that resumes from it does not repeat it."""
+        path = self.folder / "summary.json"
+        if not trainer.global_step or not path.exists():
+            return
+        known = {row["batches"] for row in self.rows}
+        said = json.loads(path.read_text(encoding="utf-8"))["validations"]
+        missed = [row for row in said if row["batches"] <= trainer.global_step and row["batches"] not in known]
+        self.rows = sorted([*self.rows, *missed], key=lambda row: row["batches"])
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """After Ctrl-C, say how to go on."""
@@ -86,6 +104,9 @@ class Report(Callback):
         early = {} if immediate is None else immediate.stream.intervals()
         intervals = {**last["intervals"], **{name: [i.low, i.high] for name, i in early.items()}}
         return {
+            "format": FORMAT,
+            "version": __version__,
+            "finished": pl_module.position >= len(stream.requests),
             "model": pl_module.pretrained,
             "weights": pl_module.weights_hash,
             "editor": type(pl_module.editor).__name__,
@@ -96,6 +117,10 @@ class Report(Callback):
             "requests": pl_module.position,
             "rows_set_aside": len(stream.set_aside),
             "review": stream.review,
+            "probes": {
+                probe.name: {"shown": f"probe/{probe.name}/{probe.shown}", "higher_is_better": probe.higher_is_better}
+                for probe in stream.probes
+            },
             "before": first["scores"],
             "after": last["scores"],
             "immediate": {} if immediate is None else {n: float(v) for n, v in immediate.stream.compute().items()},
@@ -104,6 +129,7 @@ class Report(Callback):
             "intervals": intervals,
             "changes": {name: [i.low, i.high] for name, i in pl_module.probe_changes().items()},
             "validations": self.rows,
+            "environment": environment(trainer.strategy.root_device),
         }
 
     @staticmethod
@@ -115,13 +141,16 @@ class Report(Callback):
     def write(self, trainer: L.Trainer, pl_module: Any) -> str:
         """Write ``summary.json`` and return the table."""
         summary = self.summary(trainer, pl_module)
-        write_atomically(self.folder / "summary.json", json.dumps(finite(summary), indent=1).encode())
+        self._save(summary)
         table = self.table(summary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("summary", f"```\n{table}\n```", trainer.global_step)
                 logger.experiment.flush()
         return table
+
+    def _save(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.folder / "summary.json", json.dumps(finite(summary), indent=1).encode())
 
     @staticmethod
     def table(summary: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -65,8 +66,12 @@ class StreamWatcher(Callback):
         raise NotImplementedError
 
     def look(self, trainer: L.Trainer, pl_module: Any, requests: Sequence[EditRequest]) -> dict[str, float]:
-        """Look at the model as it is evaluated; return what is to be logged."""
+        """Look at the model as :meth:`shown`; return what is to be logged."""
         raise NotImplementedError
+
+    def shown(self, pl_module: Any) -> AbstractContextManager[Any]:
+        """What the model shows while :meth:`look` is at work: by default what is evaluated."""
+        return cast("AbstractContextManager[Any]", pl_module.evaluated_model())
 
     def memory(self) -> dict[str, Any]:
         """Everything that :meth:`remember` needs, as plain data."""
@@ -135,7 +140,7 @@ class StreamWatcher(Callback):
 
     def _look(self, trainer: L.Trainer, pl_module: Any) -> None:
         run: Any = trainer
-        with pl_module.evaluated_model():
+        with self.shown(pl_module):
             found = self.look(trainer, pl_module, run.datamodule.requests)
         self.last, self._looked = found, pl_module.batches
         for logger in trainer.loggers if found else ():

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from lit_edit.probes.base import Probe
 
 
+SCORED_AT_ONCE = 512
+"""Edits to a batch in evaluation: prompts of many records begin alike, and what they share is computed once."""
+
+
 class EditStream(LightningDataModule):
     """Facts to edit, in stream order, one batch to an optimiser step.
 
@@ -74,7 +78,7 @@ class EditStream(LightningDataModule):
             strict: stop at the first bad row instead of setting it aside.
             probes: general abilities to watch during validation.
             review: at most this many past edits are scored in a validation, evenly spread over all of them.
-            probe_batch_size: items to a batch in evaluation, of probes and of edits.
+            probe_batch_size: items of a probe to a batch in evaluation.
 
         Raises:
             EditError: if an argument is out of range, ``path`` and ``source`` are both given or both missing, or two probes
@@ -166,16 +170,16 @@ class EditStream(LightningDataModule):
 
     def val_dataloader(self) -> list[ReviewLoader | ItemLoader]:
         """A sample of the edits made so far, then each probe."""
-        edits = ReviewLoader(self.requests, self.probe_batch_size, lambda: self.edited(), self.review)
+        edits = ReviewLoader(self.requests, SCORED_AT_ONCE, lambda: self.edited(), self.review)
         return [edits, *self._probe_loaders()]
 
     def test_dataloader(self) -> list[ReviewLoader | ItemLoader]:
         """All edits of the stream, then each probe."""
-        return [ReviewLoader(self.requests, self.probe_batch_size, self._everything, None), *self._probe_loaders()]
+        return [ReviewLoader(self.requests, SCORED_AT_ONCE, self._everything, None), *self._probe_loaders()]
 
     def predict_dataloader(self) -> ReviewLoader:
         """All edits of the stream."""
-        return ReviewLoader(self.requests, self.probe_batch_size, self._everything, None)
+        return ReviewLoader(self.requests, SCORED_AT_ONCE, self._everything, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch alone: requests and probe items are text, and the module tokenises them where it needs them.

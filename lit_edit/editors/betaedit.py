@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.delta import Delta
+from lit_edit.editors.locate import required
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.errors import EditError
 from lit_edit.moments import SecondMoment
+from lit_edit.solver import SpectralInverse
 from lit_edit.spectrum import Subspace
 from lit_edit.state import Growing
 from lit_edit.workbench import Rejected
@@ -63,10 +65,10 @@ class BetaEdit(PreservingEditor):
 
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`Editor.prepare`; finds the protected directions of the second moment."""
-        super().prepare(layer, weight, moment)
-        start = self._start[layer]
-        values = (start.values - self.ridge) / self.lam
-        self._closed[layer] = start.vectors[:, values >= self.threshold]
+        values, vectors = required(moment, "BetaEdit", layer, weight.shape[1]).eigen()
+        values, vectors = values.to(weight.device), vectors.to(weight.device)
+        self._start[layer] = SpectralInverse(values, vectors, self.lam, self.ridge)
+        self._closed[layer] = vectors[:, values >= self.threshold]
         if self._closed[layer].shape[1] == len(values):
             raise EditError(
                 f"BetaEdit's threshold of {self.threshold:g} protects all {len(values)} input directions of layer {layer}, "
@@ -108,7 +110,7 @@ class BetaEdit(PreservingEditor):
 
     def _renewed(self, layer: int, edits: int) -> Tensor:
         """Eigenvectors of the mixed second moment that reach the threshold, ``[d_in, r]``."""
-        history, width = self.remembered(layer), self._start[layer].vectors.shape[0]
+        history, width = self.remembered(layer), self._closed[layer].shape[0]
         columns = history.keys.double().T
         earlier = columns @ columns.T
         if history.folded.numel():

@@ -79,6 +79,7 @@ class LocateThenEdit(Editor):
         bench.finish()
         for layer, keys_NI in keys.items():
             self.remember(layer, keys_NI, bench.weight(layer))
+            bench.wrote_to(layer, keys_NI)
 
     @torch.no_grad()
     def walk(self, bench: Workbench, rows: Sequence[EditRows], targets_ND: Tensor) -> dict[int, Tensor]:

@@ -16,7 +16,7 @@ from lit_edit.editors.locate import LocateThenEdit, required
 from lit_edit.errors import EditError
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
-from lit_edit.solver import Inverse, SpectralInverse, Within, solve
+from lit_edit.solver import Inverse, Pencil, SpectralInverse, Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.state import Growing
 from lit_edit.targets import Targets
@@ -52,8 +52,10 @@ class LyapLock(LocateThenEdit):
     and the two are equal since :math:`V_0 K_0^T = W_0 C`: no statistics of outputs are needed, and nothing cancels. Directions
     to be avoided (a guard that constrains) are left out of the minimisation over :math:`\Delta`.
 
-    State: keys and outputs of all edits, so that memory and the cost of a solve grow with the stream, and two numbers per
-    layer. A change is dense: with another ``c``, it rewrites everything.
+    State: keys and outputs of the latest edits, and two numbers per layer. Once ``d_in / 2`` keys have gathered they are folded
+    into :math:`G = T T^T` and :math:`B = Y T^T`, and :math:`c\,C + G` is factored for every ``c`` at once
+    (:class:`lit_edit.solver.Pencil`), so that neither memory nor the cost of a solve grows for ever. A change is dense: with
+    another ``c``, it rewrites everything.
 
     Source: LyapLock, EMNLP 2025; the released code. A first batch that changes nothing does not set the budget; the next one
     does.
@@ -79,6 +81,7 @@ class LyapLock(LocateThenEdit):
         self.accounts = nn.ModuleDict()
         self._original: dict[int, Tensor] = {}
         self._eigen: dict[int, tuple[Tensor, Tensor]] = {}  # eigenvalues, eigenvectors
+        self._pencils: dict[int, tuple[Tensor, Pencil]] = {}  # of which folded keys, and the factorisation
 
     def allocate(self, layer: int, d_out: int, d_in: int) -> None:
         """See :meth:`Editor.allocate`."""
@@ -108,23 +111,40 @@ class LyapLock(LocateThenEdit):
         before = self._change(layer, weight)
         read = torch.cat([account.keys.double(), keys.double()])  # T^T [H + N, I]
         asked = torch.cat([account.written.double(), residuals.double() + keys.double() @ before.T])  # Y^T [H + N, O]
-        inverse: Inverse = SpectralInverse(*self._eigen[layer], scale=self.preservation(layer))
+        past = account.past  # B [O, I]
+        inverse: Inverse = self._inverse(layer)
         fixed = torch.zeros_like(before)
         if avoid is not None:
             before = remove_columns(before, avoid.left)
             asked = remove_columns(asked.T, avoid.left).T
+            past = None if past is None else remove_columns(past, avoid.left)
             if avoid.right.shape[1]:
                 inverse = Within(inverse, avoid.right)
-                # What W - W_0 holds in avoided inputs stays (E = D V), and with it what C asks for there, whatever is written:
-                # E (V^T C^-1 V)^-1 V^T C^-1. The rest is the ordinary problem inside the allowed subspace.
+                # What W - W_0 holds in avoided inputs stays (E = D V), and with it what the metric asks for there, whatever is
+                # written: E (V^T A^-1 V)^-1 V^T A^-1. The rest is the ordinary problem inside the allowed subspace.
                 stays = before @ avoid.right.double()
                 fixed = stays @ torch.cholesky_solve(inverse.applied.T, inverse.factor)
                 asked = asked - read @ fixed.T
                 read = remove_columns(read.T, avoid.right).T
+                past = None if past is None else remove_columns(past.T, avoid.right).T
+        if past is not None:  # what the folded edits ask for, B A^-1; the others ask for what that leaves
+            known = inverse(past.T).T
+            asked, fixed = asked - read @ known.T, fixed + known
         found = solve(inverse, read, asked)
-        if not bool(before.any()):
+        if past is None and not bool(before.any()):
             return found
         return Delta.from_dense(found.dense() + fixed - before)
+
+    def _inverse(self, layer: int) -> Inverse:
+        r"""Applies :math:`(c\,C + G)^{-1}`."""
+        account, scale = self.account(layer), self.preservation(layer)
+        if account.gram.numel() == 0:
+            return SpectralInverse(*self._eigen[layer], scale=scale)
+        known = self._pencils.get(layer)
+        if known is None or known[0] is not account.gram:
+            known = (account.gram, Pencil(*self._eigen[layer], account.gram))
+            self._pencils[layer] = known
+        return known[1].at(scale)
 
     def remember(self, layer: int, keys: Tensor, weight: Tensor) -> None:
         """See :meth:`LocateThenEdit.remember`; the queue moves on."""
@@ -162,22 +182,41 @@ class Account(Growing):
     Args:
         d_out: rows of the weight.
         d_in: columns of the weight.
+        limit: keys at which they are folded; default: half of ``d_in``.
     """
 
     keys: Tensor  # [H, I] float32
     written: Tensor  # [H, O] float32, what the accumulated change put out at each key when it was written
+    gram: Tensor  # [I, I] float64, T T^T of the folded keys, or [0, 0] before the first fold
+    products: Tensor  # [O, I] float64, Y T^T of the folded keys, or [0, 0]
     queue: Tensor  # [] float64, Z
     base: Tensor  # [] float64, preservation loss after the first batch; 0 before it
     drift: Tensor  # [] float64, preservation loss now
 
-    def __init__(self, d_out: int, d_in: int) -> None:
+    def __init__(self, d_out: int, d_in: int, limit: int | None = None) -> None:
         super().__init__()
+        self.limit = max(d_in // 2, 1) if limit is None else limit
         self.register_buffer("keys", torch.zeros(0, d_in))
         self.register_buffer("written", torch.zeros(0, d_out))
+        for name in ("gram", "products"):
+            self.register_buffer(name, torch.zeros(0, 0, dtype=torch.float64))
         for name in ("queue", "base", "drift"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
+    @property
+    def past(self) -> Tensor | None:
+        """What the folded keys ask for, ``[d_out, d_in]``; ``None`` before the first fold."""
+        return self.products if self.products.numel() else None
+
     def append(self, keys_NI: Tensor, written_NO: Tensor) -> None:
         """Add the edits of one batch."""
-        self.keys = torch.cat([self.keys, keys_NI.detach().to(self.keys)])
-        self.written = torch.cat([self.written, written_NO.detach().to(self.written)])
+        keys = torch.cat([self.keys, keys_NI.detach().to(self.keys)])
+        written = torch.cat([self.written, written_NO.detach().to(self.written)])
+        if len(keys) >= self.limit:
+            read, put_out = keys.double().T, written.double().T
+            gram, products = read @ read.T, put_out @ read.T
+            folded = self.past is not None
+            self.gram = self.gram + gram if folded else gram
+            self.products = self.products + products if folded else products
+            keys, written = keys[:0], written[:0]
+        self.keys, self.written = keys, written

@@ -98,6 +98,7 @@ class NSE(PreservingEditor):
             if not bool(torch.isfinite(keys).all()):  # of a request that no walk has looked at
                 raise Rejected(f"the keys of layer {layer} are not finite")
             self.remember(layer, keys, bench.weight(layer))
+            bench.wrote_to(layer, keys)
 
     def active(self, bench: Workbench, rows: Sequence[EditRows], aimed: Targets) -> list[int]:
         """Indices of the requests whose distance to their target lies between ``alpha`` and ``upper_bound``.

@@ -8,7 +8,7 @@ from lit_edit.editors.locate import required
 from lit_edit.editors.remembering import RememberingEditor
 from lit_edit.errors import EditError
 from lit_edit.moments import SecondMoment
-from lit_edit.solver import Metric, SpectralInverse
+from lit_edit.solver import Metric, moment_inverse
 
 
 class PreservingEditor(RememberingEditor):
@@ -36,12 +36,12 @@ class PreservingEditor(RememberingEditor):
         if not ridge >= 0:
             raise EditError(f"{name}'s ridge is {ridge:g}; it must not be negative")
         self.lam, self.ridge = lam, ridge
-        self._start: dict[int, SpectralInverse] = {}
+        self._start: dict[int, Metric] = {}
 
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`Editor.prepare`; factors the second moment once."""
-        values, vectors = required(moment, type(self).__name__, layer, weight.shape[1]).eigen()
-        self._start[layer] = SpectralInverse(values.to(weight.device), vectors.to(weight.device), self.lam, self.ridge)
+        mean = required(moment, type(self).__name__, layer, weight.shape[1]).mean
+        self._start[layer] = moment_inverse(mean.to(weight.device), self.lam, self.ridge)
 
     def start(self, layer: int) -> Metric:
         """See :meth:`RememberingEditor.start`."""

@@ -18,7 +18,7 @@ from lit_edit.errors import EditError
 from lit_edit.keys import KeyPass
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
-from lit_edit.solver import Inverse, Ridge, SpectralInverse, Within
+from lit_edit.solver import Inverse, Ridge, Within, moment_inverse
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.workbench import Rejected, Workbench
@@ -116,8 +116,8 @@ class ROME(LocateThenEdit):
         if not self.adjust:
             self._start[layer] = Ridge(1.0)
             return
-        values, vectors = required(moment, "ROME", layer, weight.shape[1]).eigen()
-        self._start[layer] = SpectralInverse(values.to(weight.device), vectors.to(weight.device), scale=1.0)
+        mean = required(moment, "ROME", layer, weight.shape[1]).mean
+        self._start[layer] = moment_inverse(mean.to(weight.device), scale=1.0)
 
     def targets(self, bench: Workbench, rows: Sequence[EditRows]) -> Targets:
         """See :meth:`LocateThenEdit.targets`; what the MLP should add to the residual stream."""

@@ -147,6 +147,10 @@ def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
     after = json.loads((tmp_path / "runs" / "counterfact" / "summary.json").read_text())["after"]
     config, checkpoint = "runs/counterfact/config.yaml", "runs/counterfact/checkpoints/last.ckpt"
     capsys.readouterr()
+    written = Path(checkpoint).stat().st_mtime_ns
+    assert run("fit", "--config", config, "--run_dir", "runs/again", "--trainer.max_steps", "1", "--final", "false") == 0
+    assert Path("runs/again/checkpoints/last.ckpt").exists() and Path(checkpoint).stat().st_mtime_ns == written
+    capsys.readouterr()
     assert run("validate", "--config", config, "--ckpt_path", checkpoint) == 0
     table = " ".join(capsys.readouterr().out.split())
     assert f"{after['edit/final/efficacy/probability/teacher_forced']:.4f}"[:5] in table
@@ -280,11 +284,17 @@ def test_every_config_is_understood(config):
     assert cli.model.editor is not None and cli.datamodule.batch_size >= 1
 
 
-@pytest.mark.parametrize("fragment", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*/*.yaml")))
+FRAGMENTS = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    sorted(path.relative_to(ROOT).as_posix() for name in FRAGMENTS for path in (ROOT / "configs" / name).glob("*.yaml")),
+)
 def test_every_fragment_is_understood(fragment):
     from lit_edit.cli import EditCLI
 
-    option = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}[Path(fragment).parent.name]
+    option = FRAGMENTS[Path(fragment).parent.name]
     EditCLI(
         ["--config", "configs/counterfact.yaml", option, fragment, "--trainer.accelerator", "cpu", "--run_dir", "built"],
         run=False,
@@ -323,4 +333,4 @@ def test_help_lists_the_verbs(capsys):
         run("--help")
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "verify", "pretrain", "train-mend"))
+    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "study", "report", "verify", "pretrain", "train-mend"))

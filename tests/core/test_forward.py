@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import block_outputs, frozen, greedy, logits_at, measured, reading, run_until, starting_after
+from lit_edit.forward import block_outputs, frozen, greedy, logits_at, reading, run_until, starting_after
 from lit_edit.prompts import right_pad
 from tests.tiny import FAMILIES, normal, tiny_model
 
@@ -100,14 +100,6 @@ def test_logits_at_are_the_models_own(anatomy, inputs):
 
 
 @torch.no_grad()
-def test_measured_reads_block_outputs_at_one_position(anatomy, inputs):
-    columns = torch.tensor([4, 2, 0])
-    found = measured(anatomy, inputs, columns, (0, 2))
-    assert set(found) == {0, 2}
-    for layer, hidden in found.items():
-        torch.testing.assert_close(hidden, block_outputs(anatomy, inputs, layer)[torch.arange(3), columns], rtol=0, atol=0)
-
-
 @torch.no_grad()
 def test_greedy_is_the_argmax_token_by_token(anatomy):
     row = list(ROWS[1])

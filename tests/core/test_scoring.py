@@ -150,5 +150,43 @@ def test_locality_compares_with_what_the_unedited_model_says(scorer):
     assert "locality/agreement/teacher_forced" not in scorer.requests([request])[0].values
 
 
+def test_the_unedited_model_is_asked_once_per_locality_row(scorer, monkeypatch):
+    scorer = Scorer(scorer.anatomy, scorer.encoder)
+    first, second = (
+        EditRequest("{} was born in", "Ada Lovelace", "Rome", locality=(("kept", prompt, "Dutch"),))
+        for prompt in ("She is a native speaker of", "You were born in")
+    )
+    asked = []
+
+    class Shown:
+        @contextmanager
+        def unedited(self):
+            asked.append(1)
+            yield
+
+    shown = Shown()
+    alone = scorer.requests([first], shown.unedited)[0].values
+    assert scorer.requests([first, first], shown.unedited)[0].values == alone and len(asked) == 1
+    scorer.requests([first, second], shown.unedited)
+    assert len(asked) == 2, "a row that is new"
+    scorer.requests([second, first], shown.unedited)
+    assert len(asked) == 2
+    weight = scorer.anatomy.weight(0)
+    kept = weight.clone()
+    try:
+        with torch.no_grad():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 5)
+        assert scorer.requests([first], shown.unedited)[0].values["locality/agreement/teacher_forced"][0] < 1.0
+        assert len(asked) == 2, "what it said before is remembered while the weights change"
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+    scorer.requests([first], Shown().unedited)
+    assert len(asked) == 3, "another unedited model"
+    monkeypatch.setattr("lit_edit.scoring._REMEMBERED", 1)
+    assert scorer.requests([first, second], shown.unedited)[0].values == alone
+    assert scorer.requests([first], shown.unedited)[0].values == alone
+
+
 def test_record_scores_are_plain():
     assert RecordScores({"a": [1.0]}).values["a"] == [1.0]

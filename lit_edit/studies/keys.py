@@ -1,0 +1,32 @@
+"""Two entries of one name in a YAML file: its reader keeps the last one and says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_edit.errors import EditError
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses what the plain loader would overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See the class."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                where = f"{self.name}, line {key.start_mark.line + 1}"
+                raise EditError(
+                    f"{where}: there are two entries called {key.value!r}, of which only one would count; rename one"
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def refuse_repeated(path: str | Path) -> None:
+    """Raise an :class:`EditError` if two entries of one mapping in a YAML file have one name: an arm would be lost."""
+    with Path(path).open(encoding="utf-8") as file:
+        yaml.load(file, Loader=_Strict)
