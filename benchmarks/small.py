@@ -57,13 +57,14 @@ def step(settings: Settings, size: int) -> Found:
     """
     ground = ground_of(settings)
     batch = requests_of(settings, ground, size)
-    editor, guard = ground.editor(), ground.guard()
+    guard = ground.guard()
     rounds = settings.size(3 if size < 50 else 2, 1)
     timed = min(settings.size(4, 1), size)
     mine, plain, differences = [], [], []
     found: Found = {}
     for turn in range(rounds):
-        watch, changes, targets_ND = steps.ours(ground, batch, editor, guard, settings.clock)
+        # A new editor every time: it would remember the batch, and write nothing when it sees it again.
+        watch, changes, targets_ND = steps.ours(ground, batch, ground.editor(), guard, settings.clock)
         mine.append(dict(watch.seconds))
         sample = spread(timed, size, turn, rounds)
         watch, deltas = steps.by_the_book(ground, batch, sample, targets_ND, clock=settings.clock)

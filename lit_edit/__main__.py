@@ -42,6 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
             report(arguments[1:])
             return 0
+        if arguments[:1] == ["journal"]:
+            from lit_edit.journal.cli import main as journal
+
+            return journal(arguments[1:])
         from lit_edit.cli import main as edit
 
         edit(argv)  # None lets the parser read the process's own arguments

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -12,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 import lit_edit.corpus
 import lit_edit.editors
@@ -29,17 +35,21 @@ from lit_edit.callbacks import (
     SpectralDrift,
     StreamCheckpoint,
 )
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.checkpoint_folder import newest, renew_last
+from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
+from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.module import ContinualEditor
+from lit_edit.row_logger import RowLogger
 
 DESCRIPTION = (
     "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
     "(--ckpt_path), predict writes down what the model says. More verbs have options of their own: 'lit-edit study NAME "
-    "--config FILE' runs an experiment on spectra or streams, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit verify "
-    "DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded model "
-    "anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs."
+    "--config FILE' runs an experiment on spectra or streams, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit "
+    "verify DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded "
+    "model anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs, 'lit-edit journal VERB "
+    "RUN' shows, verifies, replays and takes back what a run has written."
 )
 VERBS = {
     "fit": "Edit a stream of facts, batch after batch.",
@@ -51,9 +61,19 @@ VERBS = {
 
 def told_as_error(error: BaseException | None) -> EditError | None:
     """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
+    first = error
     while error is not None and not isinstance(error, EditError):
         error = error.__cause__ or error.__context__
-    return error
+    return error or _no_room(first)
+
+
+def _no_room(error: BaseException | None) -> EditError | None:
+    """A disk that takes no more is nobody's mistake in the program, whichever library was writing to it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            return EditError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class Parser(LightningArgumentParser):
@@ -130,6 +150,8 @@ class EditCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
         parser.add_argument("--baseline", type=bool, default=True, help="score the unedited model first")
         parser.add_argument("--final", type=bool, default=True, help="score all edits at the end, not only data.review of them")
+        parser.add_argument("--journal.factors", type=bool, default=True, help="keep what every batch changed, for replays")
+        parser.add_argument("--journal.without", type=list[str], default=[], help="ids of requests to leave out of the stream")
         parser.add_lightning_class_args(SpectralDrift, "drift")
         parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -159,7 +181,10 @@ class EditCLI(LightningCLI):
         """Fix the run folder before anything is built."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         folder = Path(config["run_dir"])
-        if self.subcommand in (None, "fit") and not config.get("ckpt_path") and (folder / "journal.jsonl").exists():
+        edits = self.subcommand in (None, "fit")
+        self._begins: int | None = None
+        self._starts_over = False
+        if edits and not config.get("ckpt_path") and (folder / "journal.jsonl").exists():
             new = _unused(folder)
             print(
                 f"{folder} holds an earlier run, which stays; this one goes to {new} (to go on with it, add --ckpt_path last)",
@@ -171,10 +196,29 @@ class EditCLI(LightningCLI):
         config["trainer"]["default_root_dir"] = str(folder)
         if config["checkpoint"]["dirpath"] is None:
             config["checkpoint"]["dirpath"] = str(folder / "checkpoints")
-        last = Path(config["checkpoint"]["dirpath"], "last.ckpt")
-        if config.get("ckpt_path") == "last" and not last.exists():
-            # Lightning would warn and start from the unedited model.
-            raise EditError(f"there is no checkpoint {last} to go on from; check --run_dir, or leave --ckpt_path out")
+        if config.get("ckpt_path") == "last":
+            config["ckpt_path"] = self._last(Path(config["checkpoint"]["dirpath"]), edits)
+        elif config.get("ckpt_path") and edits:
+            self._begins = int(prove(Path(config["ckpt_path"])).get("batches") or 0)
+
+    def _last(self, folder: Path, edits: bool) -> str | None:
+        """The checkpoint that ``last`` stands for: Lightning would take the newest file, and none with a mere warning."""
+        found = newest(folder)
+        if found is None and not edits:
+            raise EditError(f"there is no checkpoint in {folder} to score; check --run_dir, or leave --ckpt_path out")
+        if found is None:
+            self._starts_over, self._begins = True, 0
+            print(f"{folder} holds no checkpoint yet, so this run starts from the beginning", file=sys.stderr)
+            return None
+        for sentence in found.passed_over:
+            print(f"{sentence}; passed over", file=sys.stderr)
+        if found.passed_over:
+            print(f"using {found.path}, after {found.batches} batches", file=sys.stderr)
+        if not edits:
+            return str(found.path)
+        self._begins = found.batches
+        renew_last(found.path)
+        return str(found.path.with_name("last.ckpt"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add loggers, the safe checkpoint format and the project's callbacks, unless the user brought their own."""
@@ -184,13 +228,18 @@ class EditCLI(LightningCLI):
             # Scoring a finished run must not draw into the run's own curves.
             logs = Path(folder) if self.subcommand in (None, "fit") else Path(folder, str(self.subcommand))
             kwargs["logger"] = [
-                TensorBoardLogger(logs, name="", version="tensorboard", default_hp_metric=False),
+                # What a run logged behind the checkpoint that this one goes on from is logged again, and hidden there.
+                TensorBoardLogger(logs, name="", version="tensorboard", default_hp_metric=False, purge_step=self._begins),
                 # A CSV logger empties its folder when it starts: a resumed run takes the next one.
-                CSVLogger(logs, name="", version=_unused(logs / "csv").name),
+                RowLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
+        if SLURMEnvironment.detect():
+            # Lightning's way to have a job requeued saves inside of the signal handler, in the middle of whatever runs.
+            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         # The user's own look once the batch is counted and its immediate scores are in: theirs may take long.
-        callbacks = [JournalKeeper(folder), ImmediateScores(), *(given.get("callbacks") or [])]
+        keeper = JournalKeeper(folder, self._chosen("journal.factors"), self._chosen("journal.without"))
+        callbacks = [keeper, ImmediateScores(), *(given.get("callbacks") or [])]
         callbacks += [Report(folder), Predictions(folder)]
         if given.get("enable_progress_bar") is not False:
             callbacks.append(EditProgressBar())
@@ -205,6 +254,8 @@ class EditCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Score the unedited model, at step 0."""
+        self.model.starts_over = self._starts_over
+        self.model.settings = _settings(self.config[self.subcommand] if self.subcommand else self.config)
         if self._chosen("baseline") and not self._chosen("ckpt_path"):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
@@ -232,6 +283,27 @@ def _unused(folder: Path) -> Path:
         number += 1
         free = folder.with_name(f"{folder.name}-{number}")
     return free
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The options that say what a run does, by the names they are typed with; where it lies is left out."""
+    places = ("config", "run_dir", "ckpt_path", "weights_only", "trainer.default_root_dir", "checkpoint.dirpath")
+    return {name: value for name, value in _flat("", config) if name not in places and not name.startswith("config.")}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Plain values by dotted names; ``model.guards.0.tau`` is the tau of the first guard."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, list | tuple):
+        value = {str(index): part for index, part in enumerate(value)}
+    if not isinstance(value, dict):
+        yield name, value if value is None or isinstance(value, bool | int | float | str) else str(value)
+        return
+    for key, part in value.items():
+        if key.startswith("__"):
+            continue
+        yield from _flat(name if key == "init_args" else f"{name}.{key}".lstrip("."), part)
 
 
 def _check_writable(folder: Path) -> None:
@@ -277,8 +349,32 @@ def command() -> Iterator[None]:
         raise told from None
 
 
+@contextmanager
+def requeued() -> Iterator[None]:
+    """Under SLURM, end in good order where the job's time is nearly over (SIGUSR1), and put the job back into the queue.
+
+    ``#SBATCH --signal=SIGUSR1@120`` asks for the signal; the job's command says ``--ckpt_path last`` and goes on.
+    """
+    if not SLURMEnvironment.detect():
+        yield
+        return
+    try:
+        with ending_in_order(signal.SIGUSR1):
+            yield
+    except Terminated as ended:
+        if ended.number == signal.SIGUSR1:
+            array = os.environ.get("SLURM_ARRAY_JOB_ID")
+            job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+            subprocess.run(["scontrol", "requeue", job], check=False)
+        raise
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
-    with command():
-        EditCLI(args)
+    try:
+        with command(), requeued(), ending_in_order(signal.SIGTERM):
+            EditCLI(args)
+    except Terminated as ended:
+        print(f"lit-edit: ended by {signal.Signals(ended.number).name}", file=sys.stderr)
+        raise

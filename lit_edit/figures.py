@@ -56,9 +56,21 @@ def figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: int 
     return made, [panel for row in panels for panel in row]
 
 
+def _dress(made: Figure) -> None:
+    """Sizes of what was written into panels after they were made, when matplotlib had its own defaults again."""
+    for panel in made.axes:
+        panel.title.set_fontsize(_STYLE["axes.titlesize"])
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.label.set_fontsize(_STYLE["font.size"])
+    for legend in [*made.legends, *(panel.get_legend() for panel in made.axes)]:
+        if legend is not None:
+            legend.set_frame_on(False)
+
+
 def render(made: Figure, kind: str, dpi: int = 150) -> bytes:
     """The figure as ``png`` or ``svg``; the same figure gives the same bytes."""
     content = io.BytesIO()
+    _dress(made)
     with rc_context(_STYLE):
         # A date would make every rendering another file.
         made.savefig(content, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else {"Software": None})
@@ -80,6 +92,7 @@ def save(made: Figure, path: Path) -> list[Path]:
 def to_image(made: Figure, dpi: int = 100) -> Tensor:
     """The figure as a picture for TensorBoard, uint8 ``[3, height, width]``."""
     canvas = FigureCanvasAgg(made)
+    _dress(made)
     with rc_context(_STYLE):
         made.set_dpi(dpi)
         canvas.draw()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_edit.solver import DenseInverse, Inverse, Metric, WithHistory
+from lit_edit.inverses import DenseInverse, Inverse, Metric
+from lit_edit.solver import WithHistory
 from lit_edit.state import Growing
 
 

@@ -74,15 +74,35 @@ def check_identity(checkpoint: dict[str, Any], expected: dict[str, Any], tensors
     if not isinstance(state, dict):
         raise EditError("the checkpoint was not written by lit_edit; it holds no 'lit_edit' entry")
     for key, wanted in expected.items():
-        # Where the model lies may change between machines; what it is, may not: the hash of its weights decides.
-        if key in ("pretrained", "revision"):
+        if key == "pretrained":  # where the model lies may change between machines; what it is, may not
             continue
         if state.get(key) != wanted:
             what = {"weights": "other original weights", "format": "another format"}.get(key, f"another {key}")
             raise EditError(
                 f"the checkpoint belongs to {what}: {state.get(key)} instead of {wanted} (model {state.get('pretrained')})"
             )
-    missing = sorted(tensors - set(checkpoint.get("state_dict", {})))
-    if missing:
-        raise EditError(f"the checkpoint is incomplete: it lacks {missing[0]}")
+    found = set(checkpoint.get("state_dict", {}))
+    if missing := sorted(tensors - found):
+        raise EditError(
+            f"the checkpoint is incomplete: it lacks {missing[0]}; resume with the options of editor and guards that it was "
+            "written with"
+        )
+    if foreign := sorted(found - tensors):
+        raise EditError(
+            f"the checkpoint holds {foreign[0]}, for which this run has no place; resume with the options of editor and guards "
+            "that it was written with"
+        )
     return state
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between the options of two runs, as ``name: old -> new``; nothing where either is unknown.
+
+    >>> changes({"lr": 0.5, "steps": 25}, {"lr": 0.1, "steps": 25, "clamp": 4})
+    ['clamp: unset -> 4', 'lr: 0.5 -> 0.1']
+    """
+    if not before or not now:
+        return []
+    names = sorted({*before, *now})
+    pairs = {name: (before.get(name, "unset"), now.get(name, "unset")) for name in names}
+    return [f"{name}: {old} -> {new}" for name, (old, new) in pairs.items() if old != new]

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
+from lit_edit.boundary import random_state, set_random_state, settle_loops
 from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.edited import EditedModel
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError, MalformedRecord
 from lit_edit.guards.base import Guard
-from lit_edit.identity import check_identity
+from lit_edit.identity import changes, check_identity
 from lit_edit.interrupts import Interrupts
-from lit_edit.journal import Journal
+from lit_edit.journal import Applied, Journal
 from lit_edit.outcome import BatchOutcome
 from lit_edit.prompts import EditRows
 from lit_edit.request import EditBatch, SetAside
@@ -96,7 +98,16 @@ class ContinualEditor(EditedModel):
         self.batches = 0
         """Batches that lie behind: as many as the journal holds."""
         self.journal: Journal | None = None
+        self.starts_over = False
+        """Whether a journal that is there belongs to an attempt that left no checkpoint, and begins anew."""
+        self.settings: dict[str, Any] = {}
+        """Options of the run by name; a run that resumes tells which of them have changed."""
+        self.settled = 0
+        """Batches of which every number is logged, the validation that followed the last one included."""
+        self.whole = True
+        """Whether the last batch is applied altogether or not at all."""
         self.outcome: BatchOutcome | None = None
+        self._random: dict[str, Any] = {}
         self.spectra: dict[int, Spectrum] = {}
         self.wants_spectra = False
         self._listeners = []
@@ -146,14 +157,16 @@ class ContinualEditor(EditedModel):
         Raises:
             EditError: if a run that does not resume would continue another run's journal.
         """
+        if self._random:
+            set_random_state(self._random)
         if self.journal is None:
             return
-        if self.journal.count and not self.batches:
+        if self.journal.count and not self.batches and not self.starts_over:
             raise EditError(
                 f"{self.journal.path} holds a run of {self.journal.count} batches; resume it with its checkpoint or choose "
                 "another folder"
             )
-        self.journal.truncate(self.batches)
+        self.journal.truncate(self.batches, self._weights)
 
     # ------------------------------------------------------------------------------------------------ the step
 
@@ -211,10 +224,6 @@ class ContinualEditor(EditedModel):
         self._account(outcome, rows, bench)
         outcome.scalars["time/targets_seconds"] = bench.seconds
         outcome.scalars["time/walk_seconds"] += time.perf_counter() - started - (bench.seconds - aiming)
-        if self.journal is not None:
-            # Before the step: if this fails the batch is not applied, and a record too many is cut off when the run resumes.
-            position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
-            self.journal.append(outcome, position, edits)
 
     def _hand_over(self, changes: dict[int, Tensor]) -> None:
         """Changes as gradients: plain SGD with learning rate 1 then adds them."""
@@ -239,24 +248,75 @@ class ContinualEditor(EditedModel):
     ) -> None:
         """Let SGD apply all layers; then commit, in the same call, everything that belongs to the batch.
 
-        Interrupts wait from here until Lightning has counted the batch: half of this must never be saved.
+        Interrupts wait from here until Lightning has counted the batch and logged its numbers: half of this must never be
+        saved.
         """
         assert optimizer_closure is not None
         found = optimizer_closure()  # the step and its backward: what takes time can be interrupted
         self._interrupts.hold()
+        self.whole = False
+        before = {layer: self.master(layer).detach().clone() for layer in self.layers} if self.journal else {}
         try:
-            super().optimizer_step(epoch, batch_idx, optimizer, lambda: found)
+            try:
+                super().optimizer_step(epoch, batch_idx, optimizer, lambda: found)
+                # Here and not earlier: clipping, a learning rate or a callback may have changed what is really applied.
+                self._record(before)
+            except BaseException:
+                for layer, weight in before.items():  # what could not be recorded was not written
+                    self.master(layer).detach().copy_(weight)
+                self.whole = bool(before)
+                raise
             self._commit()
+            self.whole = True
         except BaseException:
             self._interrupts.release()
             raise
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Lightning has counted the batch."""
-        self.batch_was_counted()
+    def _record(self, before: dict[int, Tensor]) -> None:
+        """The batch into the journal; a record too many, after a crash right behind it, is cut off when the run resumes."""
+        assert self._pending is not None
+        outcome, rows, bench, _ = self._pending
+        if self.journal is None:
+            return
+        refused = {id(row.request) for row, _ in bench.refused}
+        place = {id(request): index for index, request in enumerate(outcome.batch.requests)}
+        tried = [place[id(row.request)] for row in rows if id(row.request) not in refused]
+        each = [(found.loss_N.tolist(), found.probability_N.tolist()) for found in bench.losses]
+        numbers = [pair for losses, probabilities in each for pair in zip(losses, probabilities, strict=True)]
+        reached = dict(zip(tried, numbers, strict=True)) if len(numbers) == len(tried) else {}
+        applied = Applied(self.weights_hash, before, self._weights(), frozenset(tried), reached)
+        position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
+        self.journal.append(outcome, position, edits, applied)
+
+    def _weights(self) -> dict[int, Tensor]:
+        """The masters by layer, ``[d_out, d_in]`` float32."""
+        return {layer: self.master(layer).detach() for layer in self.layers}
 
     def batch_was_counted(self) -> None:
-        """As :meth:`on_train_batch_end`, for a callback that is told earlier."""
+        """As :meth:`on_train_batch_start` of the next batch, for a callback that sees the run end before it."""
+        if self.trainer.interrupted:
+            self._interrupts.release()
+
+    def settle(self) -> None:
+        """Every number of the batches so far is logged: a checkpoint written from here on has nothing to make up for."""
+        self.settled, self._random = self.batches, random_state()
+
+    def on_train_batch_start(self, batch: EditBatch, batch_idx: int) -> None:
+        """The batch before is applied, recorded, counted, logged and validated: a waiting Ctrl-C may end the run."""
+        loop = self.trainer.fit_loop.epoch_loop
+        loop._batches_that_stepped = self.batches  # Lightning counts one too many where it skips a validation as it resumes
+        self.settle()
+        self._interrupts.release()
+
+    def on_validation_start(self) -> None:
+        """See :meth:`Evaluated.on_validation_start`; the batch before is logged, so a waiting Ctrl-C may end the run."""
+        if self.trainer.state.fn == "fit":
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped = max(self.batches - 1, 0)
+            self._interrupts.release()
+        super().on_validation_start()
+
+    def on_train_end(self) -> None:
+        """The run is over and saved."""
         self._interrupts.release()
 
     def _commit(self) -> None:
@@ -294,12 +354,16 @@ class ContinualEditor(EditedModel):
             "position": self.position,
             "edits": self.edits,
             "batches": self.batches,
+            "settled": self.settled,
+            "settings": self.settings,
+            # Of the last batch's end: what a batch that is broken off has drawn, it draws again.
+            "random": self._random if self._random and self.settled == self.batches else random_state(),
             "probes": {name: rows.tolist() for name, rows in self.probe_start.items()},
         }
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "format": 2,
+            "format": 3,
             "pretrained": self.pretrained,
             "revision": self.revision,
             "layers": list(self.layers),
@@ -309,9 +373,11 @@ class ContinualEditor(EditedModel):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, editor, guard or layer set; take up position and templates."""
-        state = check_identity(checkpoint, self._identity(), {f"masters.layer_{layer}" for layer in self.layers})
-        if self.trainer.training and not checkpoint.get("optimizer_states"):
+        """Refuse a checkpoint of another model, editor, guard or layer set; take up position, templates and random state."""
+        held = {name for name in self.state_dict() if name.startswith(("masters.", "editor.", "guards."))}
+        state = check_identity(checkpoint, self._identity(), held)
+        trainer = self.trainer
+        if trainer.training and not checkpoint.get("optimizer_states"):
             raise EditError(
                 "the checkpoint holds weights only (--checkpoint.save_weights_only), so no run can go on from it; "
                 "validate, test and predict can use it"
@@ -320,14 +386,16 @@ class ContinualEditor(EditedModel):
         self.position, self.edits = int(state["position"]), int(state["edits"])
         self.batches = int(state["batches"])
         self.probe_start = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in state.get("probes", {}).items()}
-        stream = getattr(self._trainer, "datamodule", None)
-        if self.position < len(getattr(stream, "requests", ())):
-            # The stream may have grown behind the batch that was its last one when the checkpoint was written, and a run that
-            # found nothing left to do has closed the epoch: both are still open, as after any other batch.
-            fit = checkpoint["loops"]["fit_loop"]
-            fit["epoch_loop.batch_progress"]["is_last_batch"] = False
-            for progress in fit["epoch_progress"].values():
-                progress.update(ready=1, started=1, processed=0, completed=0)
+        if not trainer.training:
+            return
+        if changed := changes(state["settings"], self.settings):
+            rank_zero_info(f"Other settings than those of the run that wrote the checkpoint: {'; '.join(changed)}")
+        owed, self.settled, self._random = state["settled"] < self.batches, self.batches, state["random"]
+        # Asked of the stream and not of the counters: it may have grown behind what was its last batch when they were saved.
+        finished = self.position >= len(getattr(getattr(trainer, "datamodule", None), "requests", ()))
+        every = trainer.val_check_interval if trainer.check_val_every_n_epoch is None else None
+        due = isinstance(every, int) and self.batches % every == 0
+        settle_loops(checkpoint["loops"]["fit_loop"], self.batches, owed, finished, self.batches - due)
 
     def load_state_dict(self, state_dict: Any, strict: bool = False, assign: bool = False) -> Any:
         """Load the masters and show them in the model."""

@@ -134,7 +134,7 @@ def collect(
     layers: Sequence[int],
     tokens: int,
     pad: int = 0,
-    tokens_at_once: int = 8192,
+    tokens_at_once: int | None = None,
     on_tokens: Callable[[int, int], None] | None = None,
     partial: Partial | None = None,
 ) -> dict[int, SecondMoment]:
@@ -148,7 +148,7 @@ def collect(
         layers: blocks whose down-projection inputs are wanted.
         tokens: how many tokens to use; a shorter corpus is used whole.
         pad: token id for padding (padding never enters the sum).
-        tokens_at_once: padded tokens per forward pass.
+        tokens_at_once: padded tokens per forward pass; default: 1024 on a CPU (more overflow its caches), else 8192.
         on_tokens: told ``(tokens so far, tokens wanted)`` after every pass.
         partial: where the sums are kept every now and then; a pass that finds some goes on from there.
 
@@ -164,6 +164,8 @@ def collect(
         for layer, total in sums.items():
             total.restore({name: kept[f"{layer}.{name}"] for name in total.state()})
     number = 0
+    if tokens_at_once is None:
+        tokens_at_once = 1024 if anatomy.device.type == "cpu" else 8192
     for number, batch in enumerate(_batches(rows, tokens, tokens_at_once), start=1):
         for _, row in batch:
             text.update(array("q", row).tobytes() + b";")

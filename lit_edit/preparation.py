@@ -80,8 +80,9 @@ def second_moments(
         fresh = _collected(anatomy, encoder, missing, corpus, wanted, partial, tell)
         for layer, moment in fresh.items():
             store.put(identities[layer], moment.tensors(), about(moment))
+            kept = store.get(identities[layer])  # bit by bit what a run that resumes will find
+            moments[layer] = moment if kept is None else SecondMoment.of(kept, anatomy.device)
         partial.remove()
-        moments.update(fresh)
     moments = {layer: moments[layer] for layer in layers}
     report(moments, wanted, say)
     return moments
@@ -162,10 +163,11 @@ def spectra(weights: dict[int, Tensor], store: Store, tell: Callable[[str, int, 
         identity = {"kind": "spectrum", "weights": fingerprint({"weight": weight}), "version": 1}
         found = store.get(identity)
         if found is None:
-            spectrum = decompose(weight)
-            store.put(identity, {"left": spectrum.left, "sigma": spectrum.sigma, "right": spectrum.right})
-        else:
-            spectrum = Spectrum(*(found[name].to(weight.device) for name in ("left", "sigma", "right")))
-        result[layer] = spectrum
+            fresh = decompose(weight)
+            found = {"left": fresh.left, "sigma": fresh.sigma, "right": fresh.right}
+            store.put(identity, found)
+            # A run that resumes reads them: the same numbers in another order of memory would give sums of other last bits.
+            found = store.get(identity) or found
+        result[layer] = Spectrum(*(found[name].to(weight.device) for name in ("left", "sigma", "right")))
         tell("spectra", index + 1, len(weights))
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -146,7 +147,9 @@ class RunFolder:
             file = folder / "metrics.csv"
             if not file.exists():
                 continue
-            with file.open(encoding="utf-8", newline="") as lines:
+            text = file.read_text(encoding="utf-8")
+            # A last line without its end was being written when the run was killed; the run that goes on writes it again.
+            with io.StringIO(text[: text.rfind("\n") + 1], newline="") as lines:
                 for number, row in enumerate(csv.DictReader(lines), start=2):
                     try:
                         step = int(row["step"])

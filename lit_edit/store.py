@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,13 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, *content: bytes | memoryview, check: Callable[[Path], object] | None = None) -> None:
     """Write a file so that a reader finds the old content or the new one, never a part: temporary name, fsync, rename.
+
+    Args:
+        path: the file.
+        content: its parts, in order.
+        check: called with the finished file before it takes the place of the old one; what it raises leaves the old one.
 
     Raises:
         EditError: if the folder cannot be written to.
@@ -43,9 +49,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if check is not None:
+                check(name)
             os.replace(name, path)
         except BaseException:
             name.unlink(missing_ok=True)
@@ -105,7 +113,8 @@ class Store:
             log.warning("%s is damaged (its checksum differs); computing it anew", path)
             return None
         try:
-            return load(content)
+            # Copied to where torch puts its own: in the file they lie at odd addresses, where sums may round otherwise.
+            return {name: value.clone() for name, value in load(content).items()}
         except SafetensorError:
             log.warning("%s is damaged; computing it anew", path)
             return None

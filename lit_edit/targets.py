@@ -172,7 +172,17 @@ def optimise(
 
     Returns:
         Targets of all requests in the order given.
+
+    Raises:
+        EditError: if no change at the subject can reach an answer.
     """
+    if layer == len(anatomy.blocks) - 1:
+        for request in requests:
+            if all(column != row.subject for row in request.rewriting for column, _ in row.labels):
+                raise EditError(
+                    f"targets are optimised at block {layer}, the last one, where no attention carries a change at the subject "
+                    f"of {request.request.name} to its answer; name lower blocks with --model.layers"
+                )
     lengths = [max(len(row.ids) - row.subject for row in request.rewriting) for request in requests]
     rows = 1 + max(len(request.rewriting) for request in requests)
 

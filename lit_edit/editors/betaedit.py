@@ -12,8 +12,8 @@ from lit_edit.delta import Delta
 from lit_edit.editors.locate import required
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.errors import EditError
+from lit_edit.inverses import SpectralInverse
 from lit_edit.moments import SecondMoment
-from lit_edit.solver import SpectralInverse
 from lit_edit.spectrum import Subspace
 from lit_edit.state import Growing
 from lit_edit.workbench import Rejected

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.base import Editor
+from lit_edit.inverses import Inverse
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
-from lit_edit.solver import Inverse, Within, solve
+from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.workbench import Rejected, Workbench

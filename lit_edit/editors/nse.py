@@ -13,9 +13,10 @@ from torch import Tensor
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.errors import EditError
+from lit_edit.inverses import FactoredInverse, Inverse
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
-from lit_edit.solver import DenseInverse, Inverse, Within, solve
+from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.workbench import Rejected, Workbench
@@ -164,7 +165,7 @@ class NSE(PreservingEditor):
         if history.folded.numel():
             matrix = matrix + history.folded[block]
         earlier = history.keys[:, chosen].double()
-        return Block(DenseInverse(matrix + earlier.T @ earlier), chosen)
+        return Block(FactoredInverse(matrix + earlier.T @ earlier), chosen)
 
     def prepare(self, layer: int, weight: Tensor, moment: SecondMoment | None) -> None:
         """See :meth:`Editor.prepare`."""
@@ -184,7 +185,7 @@ class Block:
         self.inner, self.chosen = inner, chosen_S
 
     def __call__(self, columns_IN: Tensor) -> Tensor:
-        """See :class:`lit_edit.solver.Inverse`."""
+        """See :class:`lit_edit.inverses.Inverse`."""
         columns = columns_IN.double()
         out = torch.zeros_like(columns)
         out[self.chosen] = self.inner(columns[self.chosen])

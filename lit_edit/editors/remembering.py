@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_edit.editors.locate import LeastSquaresEditor
 from lit_edit.history import KeyHistory
-from lit_edit.solver import Inverse, Metric
+from lit_edit.inverses import Inverse, Metric
 
 
 class RememberingEditor(LeastSquaresEditor):

@@ -15,10 +15,11 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.locate import LocateThenEdit, required
 from lit_edit.errors import EditError
+from lit_edit.inverses import Inverse, Ridge, moment_inverse
 from lit_edit.keys import KeyPass
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
-from lit_edit.solver import Inverse, Ridge, Within, moment_inverse
+from lit_edit.solver import Within
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.workbench import Rejected, Workbench
@@ -27,7 +28,7 @@ _LEAST_COSINE = 1e-6
 r"""Keys come in float32, so below this a cosine between key and direction is rounding.
 
 An averaged key never gets there: :math:`\cos(k, C^{-1} k) \ge 2 \sqrt\kappa / (1 + \kappa)`, which is 2e-5 for the largest
-condition number :math:`\kappa` that the floor of :class:`lit_edit.solver.SpectralInverse` leaves.
+condition number :math:`\kappa` that the floor of :class:`lit_edit.inverses.SpectralInverse` leaves.
 """
 
 

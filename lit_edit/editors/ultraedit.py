@@ -15,8 +15,9 @@ from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
 from lit_edit.gradients import capture
+from lit_edit.inverses import Ridge
 from lit_edit.prompts import EditRows, Encoder, Row
-from lit_edit.solver import Ridge, solve
+from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.workbench import Rejected, Workbench

@@ -17,6 +17,9 @@ from lit_edit.journal import finite
 from lit_edit.store import write_atomically
 from lit_edit.studies.base import Point, Result, Study
 
+FORMAT = 1
+"""Number of the layout of a study's folder."""
+
 
 class StudyFolder:
     """``study.json`` (what all points share), ``points.jsonl`` (one finished point a line), then tables and figures.
@@ -35,10 +38,10 @@ class StudyFolder:
         self._file = self.path / "points.jsonl"
         self.done: dict[str, Result] = {}
         self._seconds: dict[str, float] = {}
-        common = json.loads(json.dumps(finite({"study": name, **study.common()})))
+        common = json.loads(json.dumps(finite({"study": name, "format": FORMAT, **study.common()})))
         head = self.path / "study.json"
         if head.exists():
-            self._check(json.loads(head.read_text(encoding="utf-8")), common)
+            self._check(_read_json(head), common)
         else:
             write_atomically(head, json.dumps(common, indent=1, sort_keys=True).encode())
         self._read()
@@ -68,11 +71,11 @@ class StudyFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                key, settings, result = record["key"], record["settings"], record["result"]
+                key, settings, result, seconds = (record[name] for name in ("key", "settings", "result", "seconds"))
             except (ValueError, KeyError, TypeError) as error:
                 raise EditError(f"{self._file} is damaged in line {number} ({error}); remove that line") from error
             if key in wanted and settings == json.loads(json.dumps(wanted[key])):
-                self.done[key], self._seconds[key] = result, record["seconds"]
+                self.done[key], self._seconds[key] = result, seconds
         if text and not text.endswith("\n"):
             write_atomically(self._file, "".join(f"{line}\n" for line in lines).encode())
 
@@ -108,7 +111,7 @@ class StudyFolder:
         """Write ``results.json``, ``results.csv`` and the figures from what is finished; returns the files."""
         results = self.results()
         rows = self.study.table(results)
-        head = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
+        head = _read_json(self.path / "study.json")
         seconds = {key: self._seconds[key] for key in results}
         content = {**head, "question": self.study.question, "results": results, "table": rows, "seconds": seconds}
         write_atomically(self.path / "results.json", json.dumps(finite(content), indent=1).encode())
@@ -127,6 +130,16 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return content.getvalue()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EditError(f"{path} cannot be read ({error}); remove the folder, or choose another --run_dir") from error
+    if not isinstance(found, dict):
+        raise EditError(f"{path} does not describe a study; remove the folder, or choose another --run_dir")
+    return found
 
 
 def _short(value: Any) -> str:

@@ -115,18 +115,19 @@ class Order(StreamStudy):
 
     def _points(self, panel: Any, groups: Mapping[str, Sequence[Result]]) -> None:
         ability, longest = self.measures()[-1], max((one["edits"] for runs in groups.values() for one in runs), default=1)
+        never = longest * 1.12
         for index, runs in enumerate(groups.values()):
             found = [collapse_point(ability.curve(one)) for one in runs]
-            never = longest * 1.12
             for at, point in enumerate(found):
                 x = index + 0.5 * ((at + 0.5) / len(found) - 0.5)
                 face = look(index)["color"] if point is not None else "none"
                 style = {"color": look(index)["color"], "marker": look(index)["marker"], "markerfacecolor": face}
                 panel.plot([x], [never if point is None else point], linestyle="none", **style)
         panel.axhline(longest * 1.06, color="#444444", linewidth=0.8, linestyle=":")
-        panel.text(0.02, 0.985, "not within the stream", transform=panel.transAxes, fontsize=7.5, color="#444444", va="top")
         panel.set_ylim(0, longest * 1.2)
-        panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ticks = [tick for tick in MaxNLocator(5, integer=True).tick_values(0, longest) if tick <= longest]
+        panel.set_yticks([*ticks, never], [*(f"{tick:g}" for tick in ticks), "never"])
+        panel.tick_params(labelsize=8)
         panel.set_xlim(-0.6, len(groups) - 0.4)
         panel.set_xticks([])
         panel.set_title("collapse point [edits]", loc="left", fontsize=8.5)

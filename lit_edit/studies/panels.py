@@ -27,16 +27,19 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
-def panels_over_edits(groups: Mapping[str, Sequence[Result]], measures: Sequence[Measure], columns: int = 4) -> Figure:
+def panels_over_edits(
+    groups: Mapping[str, Sequence[Result]], measures: Sequence[Measure], columns: int | None = None
+) -> Figure:
     """One panel a measure that any run has, sharing the axis of edits.
 
     Args:
         groups: results of the runs of each method.
         measures: panels, in order.
-        columns: panels beside each other.
+        columns: panels beside each other; default: four or five, whichever leaves fewer places empty.
     """
     shown = [measure for measure in measures if any(measure.curve(one) for results in groups.values() for one in results)]
-    columns = max(1, min(columns, len(shown)))
+    fitting = min((4, 5), key=lambda count: -len(shown) % count)
+    columns = max(1, min(columns or fitting, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
     legend_rows = math.ceil(len(groups) / (2 * columns))
     made, axes = figure(2.6 * columns + 0.3, 2.0 * rows + 0.45 + 0.2 * legend_rows, rows, columns)

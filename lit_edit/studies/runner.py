@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
@@ -74,6 +75,8 @@ def _timed(study: Study, point: Point, device: torch.device, place: Path) -> tup
         result = study.measure(point, device, place)
     except EditError as error:
         raise EditError(f"point {point.key!r}: {error}; the finished points are kept, the same command goes on") from error
+    with suppress(OSError):
+        place.rmdir()  # a study that wrote nothing of its own leaves no empty folder
     return result, time.perf_counter() - started
 
 
@@ -108,6 +111,7 @@ def _spread(
         for _ in devices
     ]
     waiting = list(missing)
+    failed: Future[tuple[Result, float]] | None = None
     running: dict[Future[tuple[Result, float]], tuple[Point, int]] = {}
 
     def begin(worker: int) -> None:
@@ -123,9 +127,15 @@ def _spread(
         while running:
             for task in wait(running, return_when=FIRST_COMPLETED).done:
                 point, worker = running.pop(task)
+                if task.exception() is not None:
+                    failed = failed or task
+                    waiting.clear()  # what is under way is finished and kept, nothing else is begun
+                    continue
                 folder.add(point, *task.result())
                 done(1)
                 begin(worker)
+        if failed is not None:
+            failed.result()
     except BrokenProcessPool as error:
         raise EditError(
             "a worker of the study died (out of memory?); the finished points are kept, the same command goes on"

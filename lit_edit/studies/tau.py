@@ -60,7 +60,7 @@ class Tau(StreamStudy):
         if len(set(taus)) != len(taus):
             raise EditError(f"the shares {taus} name one twice")
         self.shares = {f"tau {share:g}": share for share in sorted({*taus, settings["tau"]})}
-        self.variants = {name: float({**settings, **changed}["tau"]) for name, changed in (variants or {}).items()}
+        self.variants = list(variants or {})
         if taken := sorted({*self.variants} & {UNGUARDED, *self.shares}):
             raise EditError(f"a variant must not be called {taken[0]!r}, which another arm of the study is")
         init = {name: {**settings, "tau": share} for name, share in self.shares.items()}
@@ -91,7 +91,10 @@ class Tau(StreamStudy):
 
     def figures(self, results: Mapping[str, Result]) -> dict[str, Figure]:
         """Every measure against the share; variants as single marks, no guard as a level."""
-        groups = by_method(results)
+        groups, shares = by_method(results), list(self.shares.values())
+        # Variants stand beside the curve, in the order of the legend: at their own share they would hide each other.
+        step = 0.12 * max(shares[-1] - shares[0], 0.1)
+        places = {name: shares[-1] + step * at for at, name in enumerate(self.variants, start=1)}
         made, panels = figure(9.0, 5.2, 2, 3)
         for panel, measure in zip(panels, self.measures(), strict=True):
             found = {name: measure.estimate(runs) for name, runs in groups.items()}
@@ -103,15 +106,19 @@ class Tau(StreamStudy):
                 at, low, high = [s for s, _ in curve], [e.ends[0] for _, e in curve], [e.ends[1] for _, e in curve]
                 panel.plot(at, [one.at for _, one in curve], **look(1))
                 panel.fill_between(at, low, high, color=look(1)["color"], alpha=0.18, linewidth=0)
-            for index, (name, share) in enumerate(self.variants.items(), start=2):
+            for index, (name, x) in enumerate(places.items(), start=2):
                 if name in known:
-                    style = {**look(index), "linestyle": "none", "markersize": 6.0}
-                    panel.plot([share], [known[name].at], markeredgecolor="white", markeredgewidth=0.5, **style)
+                    below, above = known[name].at - known[name].ends[0], known[name].ends[1] - known[name].at
+                    style = {**look(index), "linestyle": "none", "elinewidth": 0.8}
+                    panel.errorbar([x], [known[name].at], yerr=[[max(below, 0.0)], [max(above, 0.0)]], **style)
+            panel.axvline((shares[-1] + step / 2), color="#BBBBBB", linewidth=0.8)
+            panel.set_xticks(shares, [f"{share:g}" for share in shares])
+            panel.tick_params(labelsize=8)
             panel.set_title(measure.label, loc="left", fontsize=8.5)
             panel.margins(y=0.12)
         for panel in panels[3:]:
-            panel.set_xlabel("protected share of the singular values, tau")
+            panel.set_xlabel("protected share tau  |  variants", fontsize=8.5)
         counts = max(map(len, groups.values()), default=0)
         sure = f"95 % t-interval over {counts} seeds" if counts > 1 else "95 % over records, where known"
-        legend(made, [UNGUARDED, "tau", *self.variants], 6, f"band: {sure}")
+        legend(made, [UNGUARDED, "tau", *self.variants], 4, f"bands and bars: {sure}; dashed: no guard")
         return {"tau": made}

@@ -8,7 +8,9 @@ from typing import Any
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under the names of all their columns; numbers to the right, with three digits behind the point.
+    """Rows under the names of their columns; numbers to the right, with three digits behind the point.
+
+    Ends of intervals (``_low``, ``_high``) are left out: a terminal is not as wide as a CSV.
 
     Example:
         >>> print(columns([{"share": "top 5 %", "sentiment": 0.51234}, {"share": "top 100 %", "sentiment": 1.0}]))
@@ -17,6 +19,7 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> str:
         top 100 %      1.000
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if not name.endswith(("_low", "_high"))]
     cells = [names, *([shown(row.get(name)) for name in names] for row in rows)]
     right = [all(isinstance(row.get(name), (int, float, type(None))) for row in rows) for name in names]
     widths = [max(len(line[at]) for line in cells) for at in range(len(names))]

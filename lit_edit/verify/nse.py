@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lit_edit.delta import Delta
 from lit_edit.editors.nse import NSE, Block
+from lit_edit.inverses import FactoredInverse, Inverse
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows, Encoder
 from lit_edit.prompts import Row as Tokens
-from lit_edit.solver import DenseInverse, Inverse
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets, optimise
 from lit_edit.verify import family
@@ -51,7 +51,7 @@ class StoredCache(NSE):
         """See :meth:`lit_edit.editors.nse.NSE.within`."""
         chosen = torch.nonzero(mask_I)[:, 0]
         matrix = self.lam * self.means[layer] + self.caches[layer].double()
-        return Block(DenseInverse(matrix[chosen[:, None], chosen]), chosen)
+        return Block(FactoredInverse(matrix[chosen[:, None], chosen]), chosen)
 
     def remember(self, layer: int, keys: Tensor, weight: Tensor) -> None:
         """See :meth:`lit_edit.editors.LocateThenEdit.remember`."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.editors import MEMIT
 from lit_edit.guards import RECT
-from lit_edit.solver import SpectralInverse, solve
+from lit_edit.inverses import SpectralInverse
+from lit_edit.solver import solve
 from lit_edit.verify import family, moments
 from lit_edit.verify.recording import Check, Recording, TensorFile
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance

@@ -105,6 +105,7 @@ def test_counterfact_config_edits_models_of_every_shape(shape, tmp_path, capsys)
         "checkpoints",
         "config.yaml",
         "csv",
+        "journal",
         "journal.jsonl",
         "summary.json",
         "tensorboard",
@@ -224,7 +225,6 @@ MISTAKES = {
     "empty target": (["--data.path", "target.jsonl"], "target"),
     "read-only run folder": (["--run_dir", "file/run"], "cannot be written to"),
     "checkpoint": (["--ckpt_path", "none.ckpt"], "there is no checkpoint"),
-    "nothing to go on from": (["--ckpt_path", "last"], "there is no checkpoint runs/counterfact/checkpoints/last.ckpt"),
     "foreign checkpoint": (["--ckpt_path", "file"], "was not written by lit_edit"),
     "order": (["--data.order", "sideways"], "data.order"),
 }
@@ -333,4 +333,6 @@ def test_help_lists_the_verbs(capsys):
         run("--help")
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "study", "report", "verify", "pretrain", "train-mend"))
+    assert all(
+        verb in text for verb in ("fit", "validate", "test", "predict", "study", "report", "verify", "pretrain", "train-mend")
+    )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_edit.history import KeyHistory
-from lit_edit.solver import DenseInverse, Ridge, SpectralInverse
+from lit_edit.inverses import DenseInverse, Ridge, SpectralInverse
 from lit_edit.state import restore, snapshot
 from tests.tiny import normal
 

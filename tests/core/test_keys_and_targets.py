@@ -196,3 +196,12 @@ def test_the_model_is_left_as_it_was():
 def test_options_that_make_no_sense(wrong):
     with pytest.raises(EditError, match=next(iter(wrong))):
         TargetOptions(**wrong)
+
+
+def test_a_target_layer_from_which_no_answer_is_reached_is_refused(anatomy):
+    """Adam would turn the rounding of a gradient that is zero into full steps."""
+    last = len(anatomy.blocks) - 1
+    with pytest.raises(EditError, match=f"block {last}, the last one, .* name lower blocks"):
+        optimise(anatomy, rows_of(False), last, TargetOptions(steps=2), 0)
+    ends_there = rows_of(False, facts=(("We know of {}", "Rome", "Paris"),))
+    assert optimise(anatomy, ends_there, last, TargetOptions(steps=2), 0).values_ND.isfinite().all()

@@ -8,8 +8,9 @@ import torch
 
 from lit_edit.editors.lyaplock import LyapLock
 from lit_edit.errors import EditError
+from lit_edit.inverses import SpectralInverse
 from lit_edit.moments import SecondMoment
-from lit_edit.solver import SpectralInverse, solve
+from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
 from lit_edit.state import restore, snapshot
 from lit_edit.verify import lyaplock
@@ -82,7 +83,9 @@ class Published:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("options", [{}, {"limit": 6}, {"limit": 6, "v": 2.5}, {"v": 2.5}, {"v": 0.3, "b": 0.4, "alpha": 1.1}, {"b": -100.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"limit": 6}, {"limit": 6, "v": 2.5}, {"v": 2.5}, {"v": 0.3, "b": 0.4, "alpha": 1.1}, {"b": -100.0}]
+)
 def test_a_stream_is_the_published_dense_formula(seed, options):
     ours = editor(seed, **options)
     theirs = Published(seed, **{name: value for name, value in options.items() if name != "limit"})

@@ -96,7 +96,7 @@ def test_a_budget_of_memory_is_kept(anatomy, requests):
     found = optimise(anatomy, requests, 1, budget, 0, on_step=lambda step: sizes.append(len(step.requests)))
     same(found, whole)
     assert max(sizes) < len(requests)
-    with pytest.raises(EditError, match="memory does not suffice for the target of one request .*model.targets.memory"):
+    with pytest.raises(EditError, match=r"memory does not suffice for the target of one request .*model\.targets\.memory"):
         optimise(anatomy, requests, 1, TargetOptions(steps=5, memory=1e-7), 0)
     with pytest.raises(EditError, match="amount in GiB"):
         TargetOptions(memory=0)

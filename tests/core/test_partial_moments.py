@@ -64,7 +64,7 @@ def same(one, other):
     for layer in LAYERS:
         assert torch.equal(one[layer].mean, other[layer].mean)
         told = [(moment.count, moment.change, moment.effective) for moment in (one[layer], other[layer])]
-        assert told[0] == told[1]
+        assert str(told[0]) == str(told[1])  # the change of a single document is not a number, which equals nothing
 
 
 @pytest.mark.parametrize("stop_at", [1, 300, 600])

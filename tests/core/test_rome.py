@@ -14,10 +14,11 @@ from lit_edit.errors import EditError
 from lit_edit.forward import reading
 from lit_edit.gradients import Answers
 from lit_edit.guards import REVIVE
+from lit_edit.inverses import SpectralInverse
 from lit_edit.moments import SecondMoment
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
-from lit_edit.solver import SpectralInverse, Within, solve
+from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import TargetOptions
 from lit_edit.workbench import Workbench

@@ -210,3 +210,87 @@ def test_a_checkpoint_of_weights_only_is_scored_but_not_resumed(model, tmp_path)
     with pytest.raises(EditError, match="weights only"):
         fit(model, folder, last)
     assert trainer(folder).validate(editor(model, tmp_path / "cache"), datamodule=stream(folder), ckpt_path=last, verbose=False)
+
+
+def test_a_resume_that_is_refused_leaves_the_checkpoint_as_it_was(model, tmp_path):
+    def over(batch_size, ckpt=None, **options):
+        module = editor(model, tmp_path / "cache")
+        save = StreamCheckpoint(
+            str(tmp_path / "checkpoints"),
+            save_last=True,
+            every_n_train_steps=2,
+            save_on_exception=True,
+            enable_version_counter=False,
+        )
+        run = trainer(tmp_path, [save], enable_checkpointing=True, **options)
+        run.fit(module, datamodule=stream(tmp_path, batch_size=batch_size), ckpt_path=ckpt)
+
+    over(2, max_steps=2)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    with pytest.raises(EditError, match="batch_size 2, this run has 4"):
+        over(4, str(last))
+    assert last.read_bytes() == before
+    over(2, str(last))
+
+
+def test_a_validation_that_was_broken_off_is_made_up_for_and_later_ones_come_when_they_are_due(model, tmp_path):
+    """Also where the counters of Lightning were saved in the middle of a batch, which it only half repairs."""
+
+    class Note(Callback):
+        def __init__(self, fail=None):
+            self.seen, self.steps, self.fail = [], [], fail
+
+        def on_validation_epoch_end(self, trainer, pl_module):
+            if trainer.global_step == self.fail:
+                raise RuntimeError("on purpose")
+
+        def on_validation_end(self, trainer, pl_module):
+            self.seen.append(pl_module.batches)
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if self.fail is not None and self.fail < 0 and trainer.global_step == -self.fail:
+                raise RuntimeError("on purpose")
+            self.steps.append(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def over(folder, note, ckpt=None):
+        folder.mkdir(exist_ok=True)
+        save = StreamCheckpoint(
+            str(folder / "checkpoints"),
+            save_last=True,
+            every_n_train_steps=9,
+            save_on_exception=True,
+            enable_version_counter=False,
+        )
+        run = trainer(folder, [note, save], enable_checkpointing=True)
+        run.fit(editor(model, tmp_path / "cache"), datamodule=stream(folder, 12), ckpt_path=ckpt)
+        return note
+
+    assert over(tmp_path / "whole", Note()).seen == [2, 4, 6]
+    for fail, seen in ((4, [4, 6]), (-3, [4, 6]), (-4, [6])):
+        folder = tmp_path / f"part{fail}"
+        with pytest.raises(RuntimeError, match="on purpose"):
+            over(folder, Note(fail))
+        note = over(folder, Note(), str(folder / "checkpoints" / "last.ckpt"))
+        assert note.seen == seen and note.steps == list(range(abs(fail), 6)), fail
+        rows = json.loads((folder / "summary.json").read_text())["validations"]
+        assert [row["batches"] for row in rows] == [2, 4, 6]
+
+
+def test_the_state_of_the_random_numbers_goes_on_where_it_was(model, tmp_path):
+    class Chancy(MEMIT):
+        drawn: list = []  # noqa: RUF012
+
+        def aim(self, bench, rows):
+            type(self).drawn.append(float(torch.rand(())))
+            return super().aim(bench, rows)
+
+    def over(folder, ckpt=None, **options):
+        Chancy.drawn = []
+        torch.manual_seed(7 if ckpt is None else 8)
+        fit(model, folder, ckpt, module=editor(model, tmp_path / "cache", editor=Chancy(lam=10.0)), **options)
+        return Chancy.drawn
+
+    whole = over(tmp_path / "whole")
+    first = over(tmp_path / "part", max_steps=2)
+    assert first + over(tmp_path / "part", str(tmp_path / "part" / "checkpoints" / "last.ckpt")) == whole

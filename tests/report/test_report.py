@@ -306,7 +306,7 @@ def test_mistakes_on_the_command_line(runs, capsys):
         ("generations.jsonl", json.dumps({**SAID, "wanted": 5}) + "\n", "wanted is 5 instead of a text"),
         ("set_aside.jsonl", "\n", "is damaged"),
         ("config.yaml", "- 1", "holds no configuration"),
-        ("csv/metrics.csv", "step,drift/ls/layer_0\n1,half\n", "csv are damaged"),
+        ("csv/metrics.csv", "step,drift/ls/layer_0\n1,half\n", "metrics.csv is damaged in line 2"),
     ],
 )
 def test_damaged_runs(runs, name, content, told):

@@ -1,0 +1,69 @@
+"""Logged numbers as CSV, written so that a run killed at any instant loses none of the rows it had written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lit_edit.errors import EditError
+from lit_edit.store import write_atomically
+
+
+class RowLogger(CSVLogger):
+    """Lightning's CSV logger with files that are never half rewritten.
+
+    Where a column is new, Lightning empties the file and writes it again: killed there, every earlier row is gone. Here such
+    a file is replaced as a whole, and rows are appended otherwise; a last line without its end was cut off and does not count.
+    """
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that are still in memory.
+
+        Raises:
+            EditError: if the file cannot be written.
+        """
+        writer = self.experiment
+        rows: list[dict[str, Any]] = writer.metrics
+        if not rows:
+            return
+        path = Path(writer.metrics_file_path)
+        columns = sorted(set(writer.metrics_keys).union(*rows))
+        try:
+            if path.exists() and columns == writer.metrics_keys:
+                _append(path, _text(columns, rows).encode())
+            else:
+                earlier = list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline=""))) if path.exists() else []
+                head = io.StringIO(newline="")
+                csv.DictWriter(head, columns).writeheader()
+                write_atomically(path, (head.getvalue() + _text(columns, [*earlier, *rows])).encode())
+        except OSError as error:
+            raise EditError(f"{path} cannot be written: {error.strerror}") from error
+        writer.metrics_keys, writer.metrics = columns, []
+
+
+def _text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    lines = io.StringIO(newline="")
+    csv.DictWriter(lines, columns).writerows(rows)
+    return lines.getvalue()
+
+
+def _append(path: Path, content: bytes) -> None:
+    before = path.stat().st_size
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, before)  # or the same rows would stand there twice once there is room again
+        raise
