@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import requests, run
 
+pytestmark = pytest.mark.slow  # half a minute of timing tiny things
+
 
 def test_the_cpu_suite_measures_every_ratio(tmp_path, capsys):
     path = tmp_path / "cpu.json"

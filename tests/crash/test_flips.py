@@ -1,6 +1,6 @@
 """A byte changed anywhere in a checkpoint or a cached artefact is noticed, and no run goes on from what it touched.
 
-The short form changes a few hundred bytes, the long one (``-m slow``) a thousand of each.
+The short form changes a few hundred bytes, the long one (``-m long``) a thousand of each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.errors import EditError
 from lit_edit.store import Store
 
-SIZES = [pytest.param(200, id="short"), pytest.param(1000, id="long", marks=pytest.mark.slow)]
+SIZES = [pytest.param(200, id="short"), pytest.param(1000, id="long", marks=pytest.mark.long)]
 
 
 def saving(folder, every=2, **options):

@@ -1,7 +1,7 @@
 """Runs killed with SIGKILL, at every place where they write and at any time, go on to the same bits.
 
 The short form kills a run once at every place where it would hurt, in chains: the run that goes on is killed at the next one. The long
-form (``-m slow``; about forty minutes on one core) kills a run of its own at each of the some two hundred places it passes,
+form (``-m long``; about forty minutes on one core) kills a run of its own at each of the some two hundred places it passes,
 and a thousand runs at random times; ``CRASH_KILLS`` and ``CRASH_SEED`` set another number and other times, ``CRASH_FROM`` a place to begin
 at. Both print what they hit (``-s``).
 """
@@ -53,7 +53,7 @@ def test_a_run_killed_in_the_middle_of_everything_goes_on_to_the_same_bits(rig):
     assert hit.keys() == set(MUST)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_a_run_killed_at_any_single_place_goes_on_to_the_same_bits(rig):
     hit = Counter()
@@ -69,7 +69,7 @@ def test_a_run_killed_at_any_single_place_goes_on_to_the_same_bits(rig):
     assert set(MUST) <= set(hit) or "CRASH_FROM" in os.environ
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_runs_killed_at_random_times_go_on_to_the_same_bits(rig):
     wanted, chosen = int(os.environ.get("CRASH_KILLS", 1000)), random.Random(int(os.environ.get("CRASH_SEED", 0)))

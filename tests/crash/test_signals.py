@@ -23,7 +23,7 @@ AT = {
 
 SHORT = (("in the walk", 15), ("between journal and commit", 15), ("in a validation", 15), ("between step and journal", 2))
 EVERY = [
-    pytest.param(when, number, id=f"{number.name}-{when}", marks=() if (when, int(number)) in SHORT else pytest.mark.slow)
+    pytest.param(when, number, id=f"{number.name}-{when}", marks=() if (when, int(number)) in SHORT else pytest.mark.long)
     for when in AT
     for number in (signal.SIGTERM, signal.SIGINT)
 ]
