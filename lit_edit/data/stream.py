@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from lit_edit.probes.base import Probe
 
 
-SCORED_AT_ONCE = 512
-"""Edits to a batch in evaluation: prompts of many records begin alike, and what they share is computed once."""
-
-
 class EditStream(LightningDataModule):
     """Facts to edit, in stream order, one batch to an optimiser step.
 
@@ -63,6 +59,7 @@ class EditStream(LightningDataModule):
         probes: list[Probe] | None = None,
         review: int = 500,
         probe_batch_size: int = 64,
+        scored_at_once: int = 512,
     ) -> None:
         """Nothing is read before :meth:`setup`.
 
@@ -79,6 +76,7 @@ class EditStream(LightningDataModule):
             probes: general abilities to watch during validation.
             review: at most this many past edits are scored in a validation, evenly spread over all of them.
             probe_batch_size: items of a probe to a batch in evaluation.
+            scored_at_once: edits to a batch in evaluation; what their prompts share at the beginning is computed once.
 
         Raises:
             EditError: if an argument is out of range, ``path`` and ``source`` are both given or both missing, or two probes
@@ -94,6 +92,7 @@ class EditStream(LightningDataModule):
             ("limit", limit, 1),
             ("review", review, 0),
             ("probe_batch_size", probe_batch_size, 1),
+            ("scored_at_once", scored_at_once, 1),
         ):
             if value is not None and value < least:
                 raise EditError(f"{name} is {value}; it is a number of items, at least {least}.")
@@ -112,7 +111,7 @@ class EditStream(LightningDataModule):
         self.strict = strict
         self.probes = list(probes or [])
         self.review = review
-        self.probe_batch_size = probe_batch_size
+        self.probe_batch_size, self.scored_at_once = probe_batch_size, scored_at_once
         self.edited = self._everything
         self._read = False
 
@@ -170,16 +169,16 @@ class EditStream(LightningDataModule):
 
     def val_dataloader(self) -> list[ReviewLoader | ItemLoader]:
         """A sample of the edits made so far, then each probe."""
-        edits = ReviewLoader(self.requests, SCORED_AT_ONCE, lambda: self.edited(), self.review)
+        edits = ReviewLoader(self.requests, self.scored_at_once, lambda: self.edited(), self.review)
         return [edits, *self._probe_loaders()]
 
     def test_dataloader(self) -> list[ReviewLoader | ItemLoader]:
         """All edits of the stream, then each probe."""
-        return [ReviewLoader(self.requests, SCORED_AT_ONCE, self._everything, None), *self._probe_loaders()]
+        return [ReviewLoader(self.requests, self.scored_at_once, self._everything, None), *self._probe_loaders()]
 
     def predict_dataloader(self) -> ReviewLoader:
         """All edits of the stream."""
-        return ReviewLoader(self.requests, SCORED_AT_ONCE, self._everything, None)
+        return ReviewLoader(self.requests, self.scored_at_once, self._everything, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch alone: requests and probe items are text, and the module tokenises them where it needs them.

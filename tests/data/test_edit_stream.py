@@ -247,7 +247,9 @@ def test_batches_are_the_stream_in_order():
 
 
 def test_evaluation_loaders():
-    stream = ready(source=Facts(10), batch_size=4, probe_batch_size=3, review=4, probes=[Probe(7), Probe(3, "other")])
+    stream = ready(
+        source=Facts(10), batch_size=4, probe_batch_size=3, scored_at_once=3, review=4, probes=[Probe(7), Probe(3, "other")]
+    )
     edits, seven, three = stream.val_dataloader()
     assert list(seven) == [(0, 1, 2), (3, 4, 5), (6,)]
     assert (len(seven), len(three)) == (3, 1)
@@ -333,7 +335,7 @@ def test_validation_sees_the_edits_made_so_far(tmp_path, sanity):
 @pytest.mark.filterwarnings("ignore")
 def test_validation_with_a_limit_of_batches_and_a_progress_bar(tmp_path, capsys):
     module = Counting()
-    stream = EditStream(source=Facts(10), batch_size=5, probes=[Probe(3)], probe_batch_size=2)
+    stream = EditStream(source=Facts(10), batch_size=5, probes=[Probe(3)], probe_batch_size=2, scored_at_once=2)
     trainer(tmp_path, val_check_interval=1, num_sanity_val_steps=0, limit_val_batches=1, enable_progress_bar=True).fit(
         module, datamodule=stream
     )
