@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+
+VERBS = {
+    "journal": "lit_edit.journal.cli",
+    "pretrain": "lit_edit.world.cli",
+    "report": "lit_edit.report.cli",
+    "study": "lit_edit.studies.cli",
+    "train-mend": "lit_edit.mend.cli",
+    "verify": "lit_edit.verify.cli",
+}
+"""Verbs with options of their own and where their ``main`` is; everything else is the trainer's."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,34 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     from lit_edit.errors import EditError
 
     try:
-        if arguments[:1] == ["verify"]:
-            from lit_edit.verify.cli import main as verify
-
-            return verify(arguments[1:])
-        if arguments[:1] == ["pretrain"]:
-            from lit_edit.world.cli import main as pretrain
-
-            pretrain(arguments[1:])
-            return 0
-        if arguments[:1] == ["train-mend"]:
-            from lit_edit.mend.cli import main as train_mend
-
-            train_mend(arguments[1:])
-            return 0
-        if arguments[:1] == ["study"]:
-            from lit_edit.studies.cli import main as study
-
-            study(arguments[1:])
-            return 0
-        if arguments[:1] == ["report"]:
-            from lit_edit.report.cli import main as report
-
-            report(arguments[1:])
-            return 0
-        if arguments[:1] == ["journal"]:
-            from lit_edit.journal.cli import main as journal
-
-            return journal(arguments[1:])
+        if arguments and arguments[0] in VERBS:
+            return import_module(VERBS[arguments[0]]).main(arguments[1:]) or 0
         from lit_edit.cli import main as edit
 
         edit(argv)  # None lets the parser read the process's own arguments

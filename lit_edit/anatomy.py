@@ -5,6 +5,7 @@ Legend: O = d_out (the hidden size), I = d_in (the MLP's inner size).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -152,6 +153,11 @@ class Anatomy:
     def device(self) -> torch.device:
         """Where the model lives."""
         return next(self.model.parameters()).device
+
+    @property
+    def cache_argument(self) -> str:
+        """What the model calls the cache of earlier keys and values (transformers 5.24 gave it another name)."""
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
     def down(self, layer: int) -> nn.Module:
         """The down-projection of a block: what a linear associative memory is read out of."""

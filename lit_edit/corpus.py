@@ -174,19 +174,17 @@ class SampledCorpus(Corpus):
         """See :meth:`Corpus.token_rows`; never ends."""
         generator = torch.Generator().manual_seed(self.seed)
         device = anatomy.device
-        length = min(self.length, anatomy.positions)
+        length, name = min(self.length, anatomy.positions), anatomy.cache_argument
         bos = encoder.tokenizer.bos_token_id
         vocabulary = min(len(encoder.tokenizer), anatomy.vocabulary)
         while True:
             first = torch.randint(vocabulary, (self.rows_at_once, 1), generator=generator)
             ids = (torch.full_like(first, bos) if bos is not None else first).to(device)
-            cache = None
+            past: dict[str, Any] = {}
             while ids.shape[1] < length:
-                new = ids if cache is None else ids[:, -1:]
-                output = anatomy.model(
-                    input_ids=new, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True
-                )
-                cache = output.past_key_values
+                new = ids[:, -1:] if past else ids
+                output = anatomy.model(input_ids=new, attention_mask=torch.ones_like(ids), use_cache=True, **past)
+                past = {name: output[name]}
                 p = output.logits[:, -1].float().softmax(-1).cpu()
                 # Tokens beyond the tokenizer's vocabulary (padded embeddings) have no text.
                 draw = torch.multinomial(p[:, :vocabulary], 1, generator=generator)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_edit.anatomy import PACK, Anatomy
 from lit_edit.packing import pack_inputs, plant
-from lit_edit.prompts import right_pad
+from lit_edit.prompts import right_pad_unmasked
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,7 @@ def lay(anatomy: Anatomy, rows: Sequence[Sequence[int]], pad: int) -> Layout:
                 for number, path in pack.paths.items():
                     places[order[number]] = (line, path)
     if inputs is None:
-        inputs = right_pad(rows, pad, device)
-        # Padding on the right may be seen: no token of a causal model looks there. A masked one whose sliding window holds
-        # nothing but padding would have no key at all, and some attention kernels answer that with NaN.
-        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+        inputs = right_pad_unmasked(rows, pad, device)
     columns = [[*path, *([path[-1]] * (longest - len(path)))] for _, path in places]
     line_R = torch.tensor([line for line, _ in places], device=device)
     return Layout(inputs, line_R[:, None].expand(-1, longest), torch.tensor(columns, device=device))

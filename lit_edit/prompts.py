@@ -160,6 +160,16 @@ def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def right_pad_unmasked(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """As :func:`right_pad`, but padding may be seen: no token of a causal model looks to its right.
+
+    A masked one whose sliding window holds nothing but padding would have no key at all, and some attention kernels give such a
+    position a gradient that is not a number.
+    """
+    inputs = right_pad(rows, pad, device)
+    return {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+
 @torch.no_grad()
 def sample_contexts(
     model: torch.nn.Module,

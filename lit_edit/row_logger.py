@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_edit.errors import EditError
-from lit_edit.store import write_atomically
+from lit_edit.store import append_durably, write_atomically
 
 
 class RowLogger(CSVLogger):
@@ -37,16 +35,12 @@ class RowLogger(CSVLogger):
             return
         path = Path(writer.metrics_file_path)
         columns = sorted(set(writer.metrics_keys).union(*rows))
-        try:
-            if path.exists() and columns == writer.metrics_keys:
-                _append(path, _text(columns, rows).encode())
-            else:
-                earlier = list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline=""))) if path.exists() else []
-                head = io.StringIO(newline="")
-                csv.DictWriter(head, columns).writeheader()
-                write_atomically(path, (head.getvalue() + _text(columns, [*earlier, *rows])).encode())
-        except OSError as error:
-            raise EditError(f"{path} cannot be written: {error.strerror}") from error
+        if path.exists() and columns == writer.metrics_keys:
+            append_durably(path, _text(columns, rows).encode())
+        else:
+            head = io.StringIO(newline="")
+            csv.DictWriter(head, columns).writeheader()
+            write_atomically(path, (head.getvalue() + _text(columns, [*_rows(path), *rows])).encode())
         writer.metrics_keys, writer.metrics = columns, []
 
 
@@ -56,14 +50,9 @@ def _text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     return lines.getvalue()
 
 
-def _append(path: Path, content: bytes) -> None:
-    before = path.stat().st_size
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """What a file holds, nothing where there is none."""
     try:
-        with path.open("ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            os.truncate(path, before)  # or the same rows would stand there twice once there is room again
-        raise
+        return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline=""))) if path.exists() else []
+    except OSError as error:
+        raise EditError(f"{path} cannot be read: {error.strerror}") from error

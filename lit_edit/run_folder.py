@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from lit_edit.errors import EditError
+from lit_edit.journal.records import parse
 
 FORMAT = 1
 """Number of the layout of ``summary.json``; a reader refuses another one."""
@@ -85,13 +86,7 @@ class RunFolder:
     @cached_property
     def journal(self) -> list[dict[str, Any]]:
         """One record a batch; see :meth:`lit_edit.journal.Journal.append`."""
-        found = []
-        for number, line in enumerate(self._text("journal.jsonl").split("\n")[:-1], start=1):
-            try:
-                found.append(json.loads(line))
-            except ValueError as error:
-                raise EditError(f"{self.path / 'journal.jsonl'} is damaged in line {number} ({error})") from error
-        return found
+        return parse(self._text("journal.jsonl"), str(self.path / "journal.jsonl"))[0]
 
     @cached_property
     def batches(self) -> dict[str, Curve]:
@@ -147,16 +142,16 @@ class RunFolder:
             file = folder / "metrics.csv"
             if not file.exists():
                 continue
-            text = file.read_text(encoding="utf-8")
+            text = self._text(str(file.relative_to(self.path)))
             # A last line without its end was being written when the run was killed; the run that goes on writes it again.
             with io.StringIO(text[: text.rfind("\n") + 1], newline="") as lines:
-                for number, row in enumerate(csv.DictReader(lines), start=2):
-                    try:
+                reader = csv.DictReader(lines)
+                try:
+                    for row in reader:
                         step = int(row["step"])
-                        found = [(name, float(value)) for name, value in row.items() if name != "step" and value]
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise EditError(f"{file} is damaged in line {number} ({error}); remove that line") from error
-                    yield from ((step, name, value) for name, value in found)
+                        yield from ((step, name, float(value)) for name, value in row.items() if name != "step" and value)
+                except (ValueError, KeyError, TypeError, csv.Error) as error:
+                    raise EditError(f"{file} is damaged in line {reader.line_num} ({error}); remove that line") from error
 
     def _text(self, name: str) -> str:
         try:

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def write_atomically(path: Path, *content: bytes | memoryview, check: Callable[[
             os.fsync(folder)  # the rename itself must survive a power cut
         finally:
             os.close(folder)
+    except OSError as error:
+        raise EditError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def append_durably(path: Path, content: bytes) -> None:
+    """Add to the end of a file and flush it to disk; what fails half-way is taken off again.
+
+    Raises:
+        EditError: if the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                os.truncate(path, before)  # a full disk takes half a line; what comes next must not follow on it
+            raise
     except OSError as error:
         raise EditError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_edit.forward import block_outputs, frozen, run_until, starting_after
 from lit_edit.layout import lay
-from lit_edit.prompts import right_pad
+from lit_edit.prompts import right_pad, right_pad_unmasked
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -37,10 +37,12 @@ class Suffixes:
     """Position in its row at which a suffix starts."""
     past: DynamicCache | None
     """Keys and values ``[R, H, P, W]`` of the prefixes in the blocks above the layer; ``None`` where nothing is cached."""
+    cache_argument: str
+    """See :attr:`lit_edit.anatomy.Anatomy.cache_argument`."""
 
     def inputs(self) -> dict[str, Any]:
         """Arguments for one forward pass; a pass appends to the cache that it is given, so each gets its own."""
-        return {**self.ids, "past_key_values": _copied(self.past)} if self.past is not None else dict(self.ids)
+        return {**self.ids, self.cache_argument: _copied(self.past)} if self.past is not None else dict(self.ids)
 
     def only(self, rows_R: Tensor) -> Suffixes:
         """The same without the rows outside of a mask ``[R]``."""
@@ -49,7 +51,7 @@ class Suffixes:
         for part in layers:
             part.keys, part.values = part.keys[rows_R], part.values[rows_R]
         ids = {name: value[rows_R] for name, value in self.ids.items()}
-        return Suffixes(ids, self.hidden_RSD[rows_R], self.start_R[rows_R], past)
+        return Suffixes(ids, self.hidden_RSD[rows_R], self.start_R[rows_R], past, self.cache_argument)
 
 
 @torch.no_grad()
@@ -71,8 +73,9 @@ def suffixes(anatomy: Anatomy, rows: Sequence[Sequence[int]], starts: Sequence[i
     laid = lay(anatomy, rows, pad)
     hidden_RTD = laid.rows(block_outputs(anatomy, laid.inputs, layer))
     if not max(starts) or not anatomy.continues or layer == len(anatomy.blocks) - 1:
-        ids = _unmasked(right_pad(rows, pad, anatomy.device))
-        return Suffixes(ids, hidden_RTD, torch.zeros(len(rows), dtype=torch.long, device=anatomy.device), None)
+        ids = right_pad_unmasked(rows, pad, anatomy.device)
+        start_R = torch.zeros(len(rows), dtype=torch.long, device=anatomy.device)
+        return Suffixes(ids, hidden_RTD, start_R, None, anatomy.cache_argument)
     return _cut(anatomy, rows, starts, hidden_RTD, layer, pad)
 
 
@@ -87,7 +90,7 @@ def _cut(
     there_RP = place_RP >= 0
     past = _past(anatomy, rows, starts, hidden_RTD, place_RP.clamp_min(0), there_RP, layer, pad)
 
-    tail = _unmasked(right_pad([row[at:] for row, at in zip(rows, starts, strict=True)], pad, device))
+    tail = right_pad_unmasked([row[at:] for row, at in zip(rows, starts, strict=True)], pad, device)
     ids = {"input_ids": tail["input_ids"], "attention_mask": torch.cat([there_RP.long(), tail["attention_mask"]], 1)}
     place_RS = start_R[:, None] + torch.arange(tail["input_ids"].shape[1], device=device)[None]
     # Padding has no position of its own; any that the model knows will do.
@@ -95,7 +98,7 @@ def _cut(
     if "position_ids" in inspect.signature(anatomy.model.forward).parameters:
         ids["position_ids"] = place_RS
     index = place_RS[..., None].expand(-1, -1, hidden_RTD.shape[-1])
-    return Suffixes(ids, hidden_RTD.gather(1, index), start_R, past)
+    return Suffixes(ids, hidden_RTD.gather(1, index), start_R, past, anatomy.cache_argument)
 
 
 def _past(
@@ -129,7 +132,7 @@ def _past(
     hidden_UTD = hidden_RTD[torch.tensor(heads, device=device)[:, None], index_UT]
     past = DynamicCache()
     with starting_after(anatomy, layer, laid.spread(hidden_UTD)):
-        run_until(anatomy, anatomy.blocks[-1], {**laid.inputs, "past_key_values": past})
+        run_until(anatomy, anatomy.blocks[-1], {**laid.inputs, anatomy.cache_argument: past})
 
     which_R = torch.tensor(which, device=device)[:, None]
     place_RP = place_RP.clamp_max(width - 1)
@@ -147,15 +150,6 @@ def _past(
             part.lazy_initialization(hidden_RTD.new_zeros(len(rows), 1, 0, 1), hidden_RTD.new_zeros(len(rows), 1, 0, 1))
             part.keys = part.values = hidden_RTD.new_zeros(len(rows), 1, place_RP.shape[1], 1)
     return past
-
-
-def _unmasked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Padding on the right may be seen: no token of a causal model looks there.
-
-    A masked one whose sliding window holds nothing but padding would have no key at all, and some attention kernels give such a
-    position a gradient that is not a number.
-    """
-    return {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
 
 
 def _copied(past: DynamicCache | None) -> DynamicCache | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from lit_edit.metrics.references import References
 from lit_edit.metrics.text import text_entropy
 from lit_edit.records import RecordScores
 from lit_edit.request import EditRequest
-from lit_edit.store import write_atomically
+from lit_edit.store import append_durably, write_atomically
 
 
 def rotate(written: Sequence[int], asked: Mapping[int, int], items: int, seed: str) -> list[int]:
@@ -206,15 +205,7 @@ class Generations(StreamWatcher):
             rows.append("| " + " | ".join(_cell(text) for text in (kind, request.case_id, prompt, answer, wanted or "")) + " |")
         if not lines:
             return
-        path = _path(trainer)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise EditError(f"{path} cannot be written: {error.strerror}") from error
+        append_durably(_path(trainer), "".join(lines).encode(errors="backslashreplace"))
         self._lines += len(lines)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lit_edit.journal import files
 from lit_edit.journal.change import encode
 from lit_edit.journal.records import START, Applied, check, content, parse, sealed
 from lit_edit.outcome import BatchOutcome
-from lit_edit.store import write_atomically
+from lit_edit.store import append_durably, write_atomically
 
 
 class Journal:
@@ -102,20 +101,7 @@ class Journal:
             if self.factors:
                 record["factors"] = self._keep(applied, outcome.deltas)
         line, head = sealed(record, self._head)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            at = self.path.stat().st_size if self.path.exists() else 0
-            try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except BaseException:
-                if self.path.exists():
-                    os.truncate(self.path, at)  # a full disk takes half a line; the next record must not follow on it
-                raise
-        except OSError as error:
-            raise EditError(f"the journal {self.path} cannot be written: {error.strerror}") from error
+        append_durably(self.path, line.encode())
         self.count, self._head = self.count + 1, head
 
     def _keep(self, applied: Applied, thin: Mapping[int, Delta]) -> dict[str, Any] | None:

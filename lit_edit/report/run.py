@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -102,15 +101,10 @@ class Run:
         except RecursionError:
             raise EditError("a file of a run is nested deeper than anything that 'lit-edit fit' writes") from None
 
-    @cached_property
+    @property
     def batches(self) -> dict[str, Curve]:
         """See :attr:`lit_edit.run_folder.RunFolder.batches`."""
-        try:
-            return self.folder.batches
-        except (ValueError, TypeError, KeyError, csv.Error) as error:
-            raise EditError(
-                f"the logged numbers in {self.path}/csv are damaged ({error}); the run has to be repeated"
-            ) from error
+        return self.folder.batches
 
     @property
     def validations(self) -> dict[str, Curve]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from lit_edit.errors import EditError
 from lit_edit.figures import save
 from lit_edit.journal import finite
-from lit_edit.store import write_atomically
+from lit_edit.store import append_durably, write_atomically
 from lit_edit.studies.base import Point, Result, Study
 
 FORMAT = 1
@@ -94,13 +93,7 @@ class StudyFolder:
             EditError: if the file cannot be written.
         """
         record = {"key": point.key, "settings": point.settings, "result": result, "seconds": round(seconds, 3)}
-        try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(record), sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise EditError(f"{self._file} cannot be written: {error.strerror}") from error
+        append_durably(self._file, (json.dumps(finite(record), sort_keys=True) + "\n").encode())
         self.done[point.key], self._seconds[point.key] = result, seconds
 
     def results(self) -> dict[str, Result]:
