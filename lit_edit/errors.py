@@ -11,6 +11,10 @@ class EditError(Exception):
     """
 
 
+class OutOfMemory(EditError):
+    """Memory does not suffice even for the smallest part of the work, so that the run cannot go on with these settings."""
+
+
 class MalformedRecord(EditError):
     """One row of an edit set that cannot be used; the stream sets it aside and goes on.
 
@@ -23,3 +27,7 @@ class MalformedRecord(EditError):
         super().__init__(f"field {field!r}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class Rejected(Exception):
+    """A batch that must not be written; the message is the reason for the journal."""
