@@ -5,6 +5,7 @@ Legend: N = requests, O = d_out, I = d_in.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.delta import Delta
-from lit_edit.errors import EditError
+from lit_edit.boundary import random_state, set_random_state
+from lit_edit.delta import Delta, is_finite
+from lit_edit.errors import EditError, OutOfMemory, Rejected
+from lit_edit.finite import FiniteReads, finite, new_state, writable
+from lit_edit.gradients import Captured, capture
 from lit_edit.guards.base import Guard
 from lit_edit.keys import KeyPass
-from lit_edit.prompts import EditRows
+from lit_edit.micro_batches import enough_memory
+from lit_edit.prompts import EditRows, Row
 from lit_edit.spectrum import Subspace
 from lit_edit.state import restore, snapshot
 from lit_edit.targets import Step, TargetOptions, Targets, optimise
-
-
-class Rejected(Exception):
-    """A batch that must not be written; the message is the reason for the journal."""
 
 
 @dataclass
@@ -86,8 +87,32 @@ class Workbench:
         return next((space for space in spaces if space is not None), None)
 
     def reader(self, rows: Sequence[EditRows]) -> KeyPass:
-        """Reads keys and values of some requests."""
-        return KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once)
+        """Reads keys and values of some requests.
+
+        Raises:
+            Rejected: as soon as something that is not finite is read.
+        """
+        return FiniteReads(KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once))
+
+    def capture(self, portions: Sequence[Sequence[Row]], answers_only: bool) -> list[tuple[dict[int, Captured], float]]:
+        """What the loss of each portion asks of the edited layers, see :func:`lit_edit.gradients.capture`.
+
+        Args:
+            portions: rows that go through the model together.
+            answers_only: see :func:`lit_edit.gradients.capture`.
+
+        Raises:
+            Rejected: if an input or a gradient is not finite.
+        """
+        found = []
+        for index, rows in enumerate(portions):
+            found.append(capture(self.anatomy, rows, self.layers, self.pad, answers_only))
+            self.tell("gradients", index + 1, len(portions))
+        for part, _ in found:
+            for layer, tokens in part.items():
+                finite(f"the inputs of layer {layer}", tokens.inputs_TI)
+                finite(f"the gradients of layer {layer}", tokens.gradients_TO)
+        return found
 
     @contextmanager
     def original_model(self) -> Iterator[None]:
@@ -107,6 +132,9 @@ class Workbench:
             rows: rows of every request.
             layer: block whose output is changed; default: the last edited one.
             extra: further arguments of :func:`lit_edit.targets.optimise`.
+
+        Raises:
+            Rejected: if a target value is not finite.
         """
         started = time.perf_counter()
         passes = 0
@@ -121,6 +149,7 @@ class Workbench:
         found = optimise(self.anatomy, rows, at, self.options, self.pad, count, **extra)
         self.losses.append(found)
         self.seconds += time.perf_counter() - started
+        finite(f"the target values of layer {at}", found.values_ND)
         return found
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -130,13 +159,12 @@ class Workbench:
         """Change a weight by what the guards leave of ``delta``.
 
         Raises:
-            Rejected: if the change is not finite.
+            Rejected: if the change, or what a guard leaves of it, is not finite.
         """
         self._finished = False
+        writable(f"the change solved for layer {layer}", delta)
         self._solved.setdefault(layer, []).append(delta)
         delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
-        if not delta.is_finite():
-            raise Rejected(f"the change of layer {layer} is not finite")
         dense = delta.dense().float()
         self.deltas.setdefault(layer, []).append(delta)
         before = self.changes.get(layer)
@@ -173,10 +201,13 @@ class Workbench:
                 self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
                 self._show(layer, self.weight(layer))
         for layer, change in self.changes.items():
-            if not bool(torch.isfinite(change).all()):
+            if not is_finite(change):
                 raise Rejected(f"the change of layer {layer} is not finite")
-            norm = float(change.double().norm())
-            share = norm / float(self.original(layer).norm())
+            if not is_finite(self.anatomy.weight(layer)):
+                dtype = str(self.anatomy.dtype).removeprefix("torch.")
+                raise Rejected(f"the weight of layer {layer} with its change is not finite in {dtype}")
+            norm, size = float(change.double().norm()), float(self.original(layer).norm())
+            share = norm / size if size else math.inf * bool(norm)
             if self.max_change is not None and share > self.max_change:
                 allowed = f"over the budget of {self.max_change:g}"
                 raise Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, {allowed}")
@@ -197,12 +228,15 @@ class Workbench:
             deltas = {layer: list(parts) for layer, parts in self.deltas.items()}
             keys = {layer: list(parts) for layer, parts in self.keys.items()}
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
+            random = random_state()
             try:
                 with solving():
                     edit([row])
+                    new_state(self.stateful, state)
             except Rejected as reason:
                 self.refused.append((row, str(reason)))
                 restore(state)
+                set_random_state(random)
                 self.changes, self._solved, self.losses, self._seen = changes, solved, losses, seen
                 self.deltas, self.keys = deltas, keys
                 for layer in self.layers:
@@ -236,9 +270,11 @@ class Workbench:
         for name, guard in _named(self.guards):
             if guard.deferred and not deferred:
                 continue
-            cut = guard(layer, delta, weight)
-            for what, value in guard.report(layer, delta, cut).items():
-                self.note(f"guard/{name}/{what}/layer_{layer}", value)
+            with solving(f"the guard {name} at layer {layer}"):
+                cut = guard(layer, delta, weight)
+                writable(f"what {name} left of the change of layer {layer}", cut)
+                for what, value in guard.report(layer, delta, cut).items():
+                    self.note(f"guard/{name}/{what}/layer_{layer}", value)
             delta = cut
         return delta
 
@@ -250,9 +286,20 @@ def _named(guards: Sequence[Guard]) -> list[tuple[str, Guard]]:
 
 
 @contextmanager
-def solving() -> Iterator[None]:
-    """Turn the failure of a solve into the rejection of what was to be written."""
+def solving(what: str = "the solve") -> Iterator[None]:
+    """Turn the failure of a solve into the rejection of what was to be written.
+
+    Args:
+        what: what is solved, with its layer.
+
+    Raises:
+        Rejected: if it has no solution.
+        OutOfMemory: if memory does not suffice for it, which leaving the batch out would not mend.
+    """
     try:
-        yield
+        with enough_memory(what, "a smaller --data.batch_size or a larger device helps"):
+            yield
+    except OutOfMemory:
+        raise
     except (torch.linalg.LinAlgError, EditError) as error:
-        raise Rejected(f"the solve failed: {error}") from error
+        raise Rejected(f"{what} failed: {error}") from error
