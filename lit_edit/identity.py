@@ -52,8 +52,11 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except Exception as error:
         raise EditError(f"the tokenizer of {pretrained} cannot be loaded: {_first(error)}") from None
-    weights = ((f"{name} of the model {pretrained}, loaded as {dtype},", value) for name, value in model.named_parameters())
-    sound(weights, "the files are damaged, or --model.dtype cannot hold their numbers (bfloat16 and float32 can)")
+    said = str(dtype).removeprefix("torch.")
+    weights = ((f"{name} of the model {pretrained}, loaded as {said},", value) for name, value in model.named_parameters())
+    damaged = "the files are damaged, so save or download the model again"
+    fits = dtype != torch.float16  # whose largest number is 65504
+    sound(weights, damaged if fits else f"float16 cannot hold them (--model.dtype bfloat16 and float32 can), or {damaged}")
     return model, tokenizer
 
 

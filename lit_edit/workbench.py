@@ -169,7 +169,7 @@ class Workbench:
         self.deltas.setdefault(layer, []).append(delta)
         before = self.changes.get(layer)
         self.changes[layer] = dense if before is None else before + dense
-        self._show(layer, self.weight(layer))
+        self._change(layer)
 
     def wrote_to(self, layer: int, keys_NI: Tensor) -> None:
         """Keep the keys ``[n, d_in]`` of requests that a layer now answers, for callbacks that follow them."""
@@ -187,7 +187,7 @@ class Workbench:
         Nothing happens where nothing was written since the last time.
 
         Raises:
-            Rejected: if a change is not finite or over the budget.
+            Rejected: if what a guard leaves is not finite, or a change is over the budget.
         """
         if self._finished:
             return
@@ -199,13 +199,8 @@ class Workbench:
                 solved = Delta.from_dense(sum((delta.dense() for delta in rest), first.dense())) if rest else first
                 cut = self._guarded(layer, solved, self.master(layer), deferred=True)
                 self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
-                self._show(layer, self.weight(layer))
+                self._change(layer)
         for layer, change in self.changes.items():
-            if not is_finite(change):
-                raise Rejected(f"the change of layer {layer} is not finite")
-            if not is_finite(self.anatomy.weight(layer)):
-                dtype = str(self.anatomy.dtype).removeprefix("torch.")
-                raise Rejected(f"the weight of layer {layer} with its change is not finite in {dtype}")
             norm, size = float(change.double().norm()), float(self.original(layer).norm())
             share = norm / size if size else math.inf * bool(norm)
             if self.max_change is not None and share > self.max_change:
@@ -261,6 +256,13 @@ class Workbench:
     def scalars(self) -> dict[str, float]:
         """What was noted, averaged by name."""
         return {name: sum(values) / len(values) for name, values in self._seen.items()}
+
+    def _change(self, layer: int) -> None:
+        """Show what a layer's weight has become, if that is a weight."""
+        self._show(layer, self.weight(layer))
+        if not is_finite(self.anatomy.weight(layer)):  # a sum of finite changes, or a cast of it, may overflow
+            dtype = str(self.anatomy.dtype).removeprefix("torch.")
+            raise Rejected(f"the weight of layer {layer} with its change is not finite in {dtype}")
 
     def _show(self, layer: int, weight: Tensor) -> None:
         with torch.no_grad():
