@@ -225,7 +225,7 @@ class Workbench:
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
             random = random_state()
             try:
-                with solving():
+                with solving("the solve of one request"):
                     edit([row])
                     new_state(self.stateful, state)
             except Rejected as reason:
@@ -288,7 +288,7 @@ def _named(guards: Sequence[Guard]) -> list[tuple[str, Guard]]:
 
 
 @contextmanager
-def solving(what: str = "the solve") -> Iterator[None]:
+def solving(what: str) -> Iterator[None]:
     """Turn the failure of a solve into the rejection of what was to be written.
 
     Args:
