@@ -197,7 +197,7 @@ class ContinualEditor(EditedModel):
         try:
             with enough_memory(f"the targets of a batch of {len(rows)} requests"):
                 return self.editor.aim(bench, rows) if rows else None
-        except Rejected as reason:
+        except (Rejected, torch.linalg.LinAlgError) as reason:
             outcome.rejected = str(reason)
             return None
 
