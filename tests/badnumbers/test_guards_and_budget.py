@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from poison import METHODS, editor, facts, fit
+from methods import METHODS, editor, fit
+from stream import facts
 from tiny import normal
 
 import lit_edit.guards

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from poison import IN_ORDER, LOCATING, METHODS, STATELESS, Leaky, Poison, Watch, editor, facts, fit, injected, leave_out
+from methods import IN_ORDER, METHODS, STATELESS, editor, fit, leave_out, stages
+from poison import Leaky, Poison, Watch, injected
+from stream import facts
 from torch import Tensor
 
 import lit_edit.editors
@@ -35,17 +37,6 @@ REASONS = {
     "guard state": r"the state that Leaky would carry on \(calls\) is not finite",
     "budget": r"the change of layer \d is \S+ times its original norm, over the budget of 100",
 }
-
-
-def stages(method: str) -> list[str]:
-    """Where numbers go wrong in an editor."""
-    if method in LOCATING:
-        own = ["targets", "keys", "values", "residuals", "singular"]
-    elif method.startswith("FT"):
-        own = ["gradients", "loss"]
-    else:
-        own = ["inputs", "gradients", "loss", "singular"]
-    return [*own, "solve", "guard", *(["state"] if method not in STATELESS else []), "guard state", "budget"]
 
 
 def kinds(stage: str) -> list[str]:

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 from memory import ERRORS, tight
-from poison import IN_ORDER, METHODS, Leaky, Poison, Watch, editor, facts, fit, injected
-from test_injected import stages
+from methods import IN_ORDER, METHODS, editor, fit, stages
+from poison import Leaky, Poison, Watch, injected
+from stream import facts
 
 from lit_edit.callbacks import StreamCheckpoint
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO

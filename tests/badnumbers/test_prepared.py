@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from poison import LOCATING, METHODS, STATELESS, editor, facts, fit
+from methods import LOCATING, METHODS, STATELESS, editor, fit
+from stream import facts
 from tiny import tiny_model, tiny_tokenizer
 
 from lit_edit.callbacks import StreamCheckpoint

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from poison import IN_ORDER, LOCATING, METHODS, STATELESS, editor, facts, fit
+from methods import IN_ORDER, LOCATING, METHODS, STATELESS, editor, fit
+from stream import facts
 from tiny import normal
 
 from lit_edit import gradients, keys
