@@ -31,6 +31,7 @@ from lit_edit.callbacks import (
     ImmediateScores,
     JournalKeeper,
     Predictions,
+    ReplicaCheck,
     Report,
     SpectralDrift,
     StreamCheckpoint,
@@ -42,6 +43,7 @@ from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.module import ContinualEditor
 from lit_edit.row_logger import RowLogger
+from lit_edit.strategies import of_several, register
 
 DESCRIPTION = (
     "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
@@ -154,6 +156,7 @@ class EditCLI(LightningCLI):
         parser.add_argument("--journal.without", type=list[str], default=[], help="ids of requests to leave out of the stream")
         parser.add_lightning_class_args(SpectralDrift, "drift")
         parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ReplicaCheck, "replicas")
         parser.set_defaults(
             {
                 "checkpoint.filename": "batch-{step}",
@@ -184,6 +187,9 @@ class EditCLI(LightningCLI):
         edits = self.subcommand in (None, "fit")
         self._begins: int | None = None
         self._starts_over = False
+        if of_several():
+            self._follow(config, folder)
+            return
         if edits and not config.get("ckpt_path") and (folder / "journal.jsonl").exists():
             new = _unused(folder)
             print(
@@ -200,6 +206,15 @@ class EditCLI(LightningCLI):
             config["ckpt_path"] = self._last(Path(config["checkpoint"]["dirpath"]), edits)
         elif config.get("ckpt_path") and edits:
             self._begins = int(prove(Path(config["ckpt_path"])).get("batches") or 0)
+
+    def _follow(self, config: Any, folder: Path) -> None:
+        """Another rank than the first one writes nothing, so all it has to find is the checkpoint; the first one proves it."""
+        config["trainer"]["default_root_dir"] = str(folder)
+        config["checkpoint"]["dirpath"] = config["checkpoint"]["dirpath"] or str(folder / "checkpoints")
+        if config.get("ckpt_path") == "last":
+            kept = Path(config["checkpoint"]["dirpath"])
+            self._starts_over = not any(kept.glob("[!.]*.ckpt"))
+            config["ckpt_path"] = None if self._starts_over else str(kept / "last.ckpt")
 
     def _last(self, folder: Path, edits: bool) -> str | None:
         """The checkpoint that ``last`` stands for: Lightning would take the newest file, and none with a mere warning."""
@@ -223,6 +238,7 @@ class EditCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add loggers, the safe checkpoint format and the project's callbacks, unless the user brought their own."""
         folder = str(self._chosen("run_dir"))
+        register()
         given = self._get(self.config_init, "trainer", default={})
         if given.get("logger") is None:
             # Scoring a finished run must not draw into the run's own curves.
@@ -234,6 +250,9 @@ class EditCLI(LightningCLI):
                 RowLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
+        alone = given.get("devices") in (1, "1") and given.get("num_nodes") in (None, 1)
+        if given.get("strategy") in (None, "auto") and not alone:
+            kwargs["strategy"] = "replicated"  # Lightning's own choice would give every process facts of its own
         if SLURMEnvironment.detect():
             # Lightning's way to have a job requeued saves inside of the signal handler, in the middle of whatever runs.
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
@@ -271,7 +290,10 @@ class EditCLI(LightningCLI):
         if not done or (self._chosen("final") and self.model.scores.protocol != "final"):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.datamodule.review = review
-        print(f"\n{report.write(self.trainer, self.model)}")
+        table = report.write(self.trainer, self.model)
+        if not run.is_global_zero:
+            return
+        print(f"\n{table}")
         folder = self._chosen("run_dir")
         print(f"Everything of this run is in {folder}; look at it with: tensorboard --logdir {folder}")
 
@@ -336,6 +358,9 @@ def command() -> Iterator[None]:
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every rank logs the numbers of all
+    if of_several():
+        warnings.simplefilter("ignore")  # the first rank says it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
     from transformers.utils.logging import disable_progress_bar
 

@@ -161,8 +161,15 @@ class EditedModel(Evaluated):
             if not self.editor.needs_contexts:
                 self.templates = ()
             if self.templates is None:
-                self.templates = sample_contexts(
-                    anatomy.model, self.encoder, options.context_starts, options.contexts, options.context_lengths, self.seed
+                self.templates = self.ranks.of_first(
+                    sample_contexts(
+                        anatomy.model,
+                        self.encoder,
+                        options.context_starts,
+                        options.contexts,
+                        options.context_lengths,
+                        self.seed,
+                    )
                 )
             moments = (
                 second_moments(
@@ -175,6 +182,7 @@ class EditedModel(Evaluated):
                     self._tell,
                     self.moments_from,
                     rank_zero_info,
+                    self.ranks,
                 )
                 if self.editor.needs_moments
                 else {}
@@ -182,7 +190,7 @@ class EditedModel(Evaluated):
             self.moment_scalars = scalars(moments)
             wanted = self.wants_spectra or any(guard.needs_spectrum for guard in self.guard_list())
             originals = {layer: self.original(layer) for layer in self.layers}
-            self.spectra = spectra(originals, self.store, self._tell) if wanted else {}
+            self.spectra = spectra(originals, self.store, self._tell, self.ranks) if wanted else {}
         for layer in self.layers:
             self.editor.prepare(layer, self.original(layer), moments.get(layer))
             for guard in self.guard_list():

@@ -23,3 +23,7 @@ class MalformedRecord(EditError):
         super().__init__(f"field {field!r}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class Rejected(Exception):
+    """A batch that must not be written; the message is the reason for the journal."""

@@ -5,7 +5,7 @@ Legend: N = requests, J = rows of a request (1 + contexts), U = distinct rows, I
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -15,6 +15,7 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.forward import at_least_float32, block_outputs, reading, run_until, starting_after
 from lit_edit.layout import lay
 from lit_edit.prompts import EditRows
+from lit_edit.ranks import Ranks
 
 
 class KeyPass:
@@ -60,6 +61,44 @@ class KeyPass:
     def written(self) -> Tensor:
         """Output of the down-projection, bare prompts, as of the last call of :meth:`keys`: ``[n, d_model]`` float32."""
         return torch.cat([chunk.written for chunk in self._chunks])
+
+
+class SharedKeyPass(KeyPass):
+    """A pass over a batch of which every rank runs its share; everybody gets to read all of it.
+
+    Args:
+        ranks: who shares the work.
+        anatomy: the model, with the same weights on every rank.
+        requests: rows of every request of the batch.
+        pad: token id for padding.
+        requests_at_once: requests per forward pass.
+    """
+
+    def __init__(
+        self, ranks: Ranks, anatomy: Anatomy, requests: Sequence[EditRows], pad: int, requests_at_once: int = 32
+    ) -> None:
+        self._ranks, self._count = ranks, len(requests)
+        super().__init__(anatomy, [requests[at] for at in ranks.mine(len(requests))], pad, requests_at_once)
+
+    def _all(self, read: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return self._ranks.share_rows(self._count, lambda _: read())
+
+    def keys(self, layer: int) -> Tensor:
+        """See :meth:`KeyPass.keys`."""
+        return self._all(lambda: (super(SharedKeyPass, self).keys(layer),))[0]
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`KeyPass.rows`."""
+        inputs, outputs = self._all(lambda: super(SharedKeyPass, self).rows(layer))
+        return inputs, outputs
+
+    def values(self, layer: int) -> Tensor:
+        """See :meth:`KeyPass.values`."""
+        return self._all(lambda: (super(SharedKeyPass, self).values(layer),))[0]
+
+    def written(self) -> Tensor:
+        """See :meth:`KeyPass.written`."""
+        return self._all(lambda: (super(SharedKeyPass, self).written(),))[0]
 
 
 class _Chunk:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_edit.boundary import random_state, set_random_state, settle_loops
 from lit_edit.corpus import Corpus, SampledCorpus
+from lit_edit.data.loader import fingerprint
 from lit_edit.edited import EditedModel
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError, MalformedRecord
@@ -22,10 +23,12 @@ from lit_edit.interrupts import Interrupts
 from lit_edit.journal import Applied, Journal
 from lit_edit.outcome import BatchOutcome
 from lit_edit.prompts import EditRows
+from lit_edit.replicas import check_alike
 from lit_edit.request import EditBatch, SetAside
 from lit_edit.spectrum import Spectrum
 from lit_edit.state import State, restore, snapshot
 from lit_edit.store import Store
+from lit_edit.strategies import ranks_of
 from lit_edit.targets import TargetOptions, Targets
 from lit_edit.workbench import Rejected, Workbench, solving
 
@@ -124,6 +127,7 @@ class ContinualEditor(EditedModel):
         Raises:
             EditError: on a device without float64, in which solves and spectra are computed.
         """
+        self.ranks = ranks_of(self.trainer)
         device = self.trainer.strategy.root_device
         if device.type == "mps":
             raise EditError("edits are solved in float64, which Apple's GPU does not have; use --trainer.accelerator cpu")
@@ -134,10 +138,6 @@ class ContinualEditor(EditedModel):
     def on_fit_start(self) -> None:
         """Refuse settings under which the numbers would silently be wrong; then prepare editor and guards."""
         trainer = self.trainer
-        if trainer.world_size > 1:
-            raise EditError(
-                f"the run spans {trainer.world_size} processes, but edits run on one device; use --trainer.devices 1"
-            )
         if trainer.precision != "32-true":
             raise EditError(
                 f"--trainer.precision is {trainer.precision}; choose the model's dtype with --model.dtype and leave 32-true"
@@ -146,6 +146,7 @@ class ContinualEditor(EditedModel):
             raise EditError(
                 f"--trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a batch is one step, so it must be 1"
             )
+        self._check_alike()
         self.prepare()
         if self.moment_scalars and not self.batches:
             for logger in trainer.loggers:
@@ -159,6 +160,10 @@ class ContinualEditor(EditedModel):
         """
         if self._random:
             set_random_state(self._random)
+        with self.ranks.together():
+            self._cut_journal()
+
+    def _cut_journal(self) -> None:
         if self.journal is None:
             return
         if self.journal.count and not self.batches and not self.starts_over:
@@ -168,10 +173,31 @@ class ContinualEditor(EditedModel):
             )
         self.journal.truncate(self.batches, self._weights)
 
+    def _check_alike(self) -> None:
+        """Refuse ranks that would not edit the same stream into the same model.
+
+        Raises:
+            EditError: naming the first rank that differs from the first one, and in what.
+        """
+        requests = getattr(getattr(self.trainer, "datamodule", None), "requests", ())
+        check_alike(
+            self.ranks,
+            {
+                "the original weights": self.weights_hash,
+                "the edit set": fingerprint(requests),
+                "the number of batches that lie behind": self.batches,
+                "the options": self.settings,
+            },
+        )
+
     # ------------------------------------------------------------------------------------------------ the step
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> STEP_OUTPUT:
         """What should the layers write? The returned loss is for display only."""
+        with self.ranks.together():
+            return self._aim(batch)
+
+    def _aim(self, batch: EditBatch) -> Tensor:
         started = time.perf_counter()
         outcome = BatchOutcome(batch)
         rows: list[EditRows] = []
@@ -200,6 +226,7 @@ class ContinualEditor(EditedModel):
             max_change=self.max_change,
             tell=self._tell,
             stateful=[self.editor, *self.guard_list()],
+            ranks=self.ranks,
         )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -211,7 +238,7 @@ class ContinualEditor(EditedModel):
         changes: dict[int, Tensor] = {}
         try:
             if rows:
-                with solving():
+                with self.ranks.together(), solving():
                     self.editor.change(bench, rows, aimed)
                     bench.finish()
             changes, self._state = bench.changes, snapshot(bench.stateful)
@@ -255,12 +282,14 @@ class ContinualEditor(EditedModel):
         found = optimizer_closure()  # the step and its backward: what takes time can be interrupted
         self._interrupts.hold()
         self.whole = False
-        before = {layer: self.master(layer).detach().clone() for layer in self.layers} if self.journal else {}
+        kept = self.journal is not None or self.ranks.size > 1
+        before = {layer: self.master(layer).detach().clone() for layer in self.layers} if kept else {}
         try:
             try:
                 super().optimizer_step(epoch, batch_idx, optimizer, lambda: found)
                 # Here and not earlier: clipping, a learning rate or a callback may have changed what is really applied.
-                self._record(before)
+                with self.ranks.together():
+                    self._record(before)
             except BaseException:
                 for layer, weight in before.items():  # what could not be recorded was not written
                     self.master(layer).detach().copy_(weight)

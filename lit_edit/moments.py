@@ -20,6 +20,8 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
 from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import right_pad
+from lit_edit.ranks import Ranks
+from lit_edit.replicas import check_alike
 
 WINDOW = 256
 """Documents that are read ahead to find some of like length: padding is computed and thrown away."""
@@ -113,6 +115,12 @@ class MomentSum:
         self.squares.copy_(state["squares"])
         self.counts = state["counts"].tolist()
 
+    def join(self, ranks: Ranks) -> None:
+        """Add what the other ranks have added up."""
+        counts = torch.tensor(self.counts, device=self.total.device)
+        ranks.sums([self.total, self.sketches, self.squares, counts])
+        self.counts = counts.tolist()
+
     def result(self) -> SecondMoment:
         """The mean so far, and how well it is known."""
         mean = (self.total / max(self.count, 1)).float().triu()
@@ -137,6 +145,7 @@ def collect(
     tokens_at_once: int | None = None,
     on_tokens: Callable[[int, int], None] | None = None,
     partial: Partial | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[int, SecondMoment]:
     """Second moments of several layers in one pass over a corpus that stops at the input of the last down-projection.
 
@@ -151,14 +160,18 @@ def collect(
         tokens_at_once: padded tokens per forward pass; default: 1024 on a CPU (more overflow its caches), else 8192.
         on_tokens: told ``(tokens so far, tokens wanted)`` after every pass.
         partial: where the sums are kept every now and then; a pass that finds some goes on from there.
+        ranks: who shares the passes; everyone reads all rows, and gets all of the sums.
 
     Raises:
         EditError: if the corpus holds no token, or a key is not finite.
         Stale: if ``partial`` holds the sums of other text than ``rows``.
     """
+    ranks = ranks or Ranks()
     sums = {layer: MomentSum(anatomy.d_inner, anatomy.device) for layer in layers}
     behind, seen, text = 0, 0, hashlib.sha256()
     kept = None if partial is None else partial.load()
+    if len(set(ranks.everyone(0 if kept is None else int(kept["batches"])))) > 1:
+        kept = None  # ended while ranks were writing theirs
     if kept is not None:
         behind = int(kept["batches"])
         for layer, total in sums.items():
@@ -177,8 +190,9 @@ def collect(
             if kept is None or not torch.equal(digest, kept["text"]):
                 raise Stale
         else:
-            _add(anatomy, batch, pad, sums)
-            if partial is not None and partial.due() and seen < tokens:
+            if number % ranks.size == ranks.rank:
+                _add(anatomy, batch, pad, sums)
+            if partial is not None and seen < tokens and number % ranks.size == 0 and ranks.of_first(partial.due()):
                 states = {f"{layer}.{name}": value for layer, total in sums.items() for name, value in total.state().items()}
                 partial.save({**states, "batches": torch.tensor(number), "text": digest})
         if on_tokens is not None:
@@ -187,7 +201,9 @@ def collect(
         raise Stale
     if seen == 0:
         raise EditError("the corpus for the second moments holds no text; name one with --model.corpus")
+    check_alike(ranks, {"the text for the second moments": text.hexdigest()})
     for layer, total in sums.items():
+        total.join(ranks)
         if not bool(torch.isfinite(total.total).all()):
             raise EditError(
                 f"the second moment of layer {layer} is not finite; the model overflows in this dtype on the corpus"

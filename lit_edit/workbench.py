@@ -16,17 +16,15 @@ from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.delta import Delta
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, Rejected
+from lit_edit.gradients import Captured, capture
 from lit_edit.guards.base import Guard
-from lit_edit.keys import KeyPass
-from lit_edit.prompts import EditRows
+from lit_edit.keys import KeyPass, SharedKeyPass
+from lit_edit.prompts import EditRows, Row
+from lit_edit.ranks import RankFailed, Ranks
 from lit_edit.spectrum import Subspace
 from lit_edit.state import restore, snapshot
 from lit_edit.targets import Step, TargetOptions, Targets, optimise
-
-
-class Rejected(Exception):
-    """A batch that must not be written; the message is the reason for the journal."""
 
 
 @dataclass
@@ -56,6 +54,8 @@ class Workbench:
     """Told ``(phase, done, total)``."""
     stateful: Sequence[nn.Module] = ()
     """Editor and guards, whose buffers a refused request takes back."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Who shares the work of the batch; every rank is at the same place of it."""
 
     changes: dict[int, Tensor] = field(default_factory=dict)  # [O, I] float32, what the model shows on top of the master
     refused: list[tuple[EditRows, str]] = field(default_factory=list)
@@ -86,8 +86,31 @@ class Workbench:
         return next((space for space in spaces if space is not None), None)
 
     def reader(self, rows: Sequence[EditRows]) -> KeyPass:
-        """Reads keys and values of some requests."""
+        """Reads keys and values of some requests; ranks run a share of them each."""
+        if self.ranks.size > 1:
+            return SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once)
         return KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once)
+
+    def capture(self, portions: Sequence[Sequence[Row]], answers_only: bool) -> list[tuple[dict[int, Captured], float]]:
+        """What the loss of each portion asks of the edited layers, see :func:`lit_edit.gradients.capture`.
+
+        Ranks run a share of the portions each.
+
+        Args:
+            portions: rows that go through the model together.
+            answers_only: see :func:`lit_edit.gradients.capture`.
+        """
+        done = 0
+
+        def one(rows: Sequence[Row]) -> tuple[dict[int, Captured], float]:
+            nonlocal done
+            found, loss = capture(self.anatomy, rows, self.layers, self.pad, answers_only)
+            done += self.ranks.size
+            self.tell("gradients", min(done, len(portions)), len(portions))
+            return {layer: tokens.to(torch.device("cpu")) for layer, tokens in found.items()}, loss
+
+        found = self.ranks.share(portions, lambda mine: [one(rows) for rows in mine])
+        return [({layer: tokens.to(self.anatomy.device) for layer, tokens in part.items()}, loss) for part, loss in found]
 
     @contextmanager
     def original_model(self) -> Iterator[None]:
@@ -100,25 +123,37 @@ class Workbench:
             for layer in self.layers:
                 self._show(layer, self.weight(layer))
 
-    def optimise(self, rows: Sequence[EditRows], layer: int | None = None, **extra: Any) -> Targets:
+    def optimise(
+        self, rows: Sequence[EditRows], layer: int | None = None, origin_ND: Tensor | None = None, **extra: Any
+    ) -> Targets:
         """Target values of some requests on the model as it is; see :func:`lit_edit.targets.optimise`.
+
+        Ranks optimise a share of the requests each, so ``stop`` and ``confine`` may not look from one request to another.
 
         Args:
             rows: rows of every request.
             layer: block whose output is changed; default: the last edited one.
+            origin_ND: see there.
             extra: further arguments of :func:`lit_edit.targets.optimise`.
         """
         started = time.perf_counter()
         passes = 0
-        chunks = -(-len(rows) // self.options.requests_at_once)
+        chunks = -(-len(self.ranks.mine(len(rows))) // self.options.requests_at_once)
 
         def count(step: Step) -> None:
             nonlocal passes
             passes += 1
             self.tell("targets", passes, chunks * self.options.steps)
 
-        at = self.layers[-1] if layer is None else layer
-        found = optimise(self.anatomy, rows, at, self.options, self.pad, count, **extra)
+        where = self.layers[-1] if layer is None else layer
+
+        def some(mine: list[int]) -> tuple[Tensor, ...]:
+            origin = None if origin_ND is None else origin_ND[mine]
+            some_rows = [rows[at] for at in mine]
+            found = optimise(self.anatomy, some_rows, where, self.options, self.pad, count, origin, **extra)
+            return tuple(getattr(found, name) for name in Targets.__dataclass_fields__)
+
+        found = Targets(*self.ranks.share_rows(len(rows), some))
         self.losses.append(found)
         self.seconds += time.perf_counter() - started
         return found
@@ -135,6 +170,7 @@ class Workbench:
         self._finished = False
         self._solved.setdefault(layer, []).append(delta)
         delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
+        self._of_first(delta)
         if not delta.is_finite():
             raise Rejected(f"the change of layer {layer} is not finite")
         dense = delta.dense().float()
@@ -170,6 +206,7 @@ class Workbench:
                 first, *rest = deltas
                 solved = Delta.from_dense(sum((delta.dense() for delta in rest), first.dense())) if rest else first
                 cut = self._guarded(layer, solved, self.master(layer), deferred=True)
+                self._of_first(cut)
                 self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
                 self._show(layer, self.weight(layer))
         for layer, change in self.changes.items():
@@ -198,7 +235,7 @@ class Workbench:
             keys = {layer: list(parts) for layer, parts in self.keys.items()}
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
             try:
-                with solving():
+                with self.ranks.together(), solving():
                     edit([row])
             except Rejected as reason:
                 self.refused.append((row, str(reason)))
@@ -228,6 +265,10 @@ class Workbench:
         """What was noted, averaged by name."""
         return {name: sum(values) / len(values) for name, values in self._seen.items()}
 
+    def _of_first(self, delta: Delta) -> None:
+        """The first rank's numbers on every rank: the same solve may round otherwise on another device."""
+        self.ranks.overwrite([part for part in (delta.left, delta.right, delta.full) if part is not None])
+
     def _show(self, layer: int, weight: Tensor) -> None:
         with torch.no_grad():
             self.anatomy.weight(layer).copy_(weight)
@@ -254,5 +295,7 @@ def solving() -> Iterator[None]:
     """Turn the failure of a solve into the rejection of what was to be written."""
     try:
         yield
+    except RankFailed:
+        raise  # nothing that leaving the batch out would mend
     except (torch.linalg.LinAlgError, EditError) as error:
         raise Rejected(f"the solve failed: {error}") from error

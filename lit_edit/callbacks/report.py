@@ -68,10 +68,17 @@ class Report(Callback):
             self.rows.pop()
         self.rows.append(row)
         if trainer.state.fn == "fit":  # what an unfinished run has measured can be looked at, too
-            self._save(self.summary(trainer, pl_module))
+            summary = self.summary(trainer, pl_module)
+            pl_module.ranks.first_does(lambda: self._save(summary))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Take up the validation that followed the checkpoint at once: a run that resumes from it does not repeat it."""
+        with pl_module.ranks.together():
+            if trainer.is_global_zero:
+                self._take_up(trainer)
+        self.rows = pl_module.ranks.of_first(self.rows)
+
+    def _take_up(self, trainer: L.Trainer) -> None:
         path = self.folder / "summary.json"
         if not trainer.global_step or not path.exists():
             return
@@ -141,7 +148,7 @@ class Report(Callback):
     def write(self, trainer: L.Trainer, pl_module: Any) -> str:
         """Write ``summary.json`` and return the table."""
         summary = self.summary(trainer, pl_module)
-        self._save(summary)
+        pl_module.ranks.first_does(lambda: self._save(summary))
         table = self.table(summary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

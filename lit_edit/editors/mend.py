@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
-from lit_edit.gradients import Captured, capture
+from lit_edit.gradients import Captured
 from lit_edit.mend.file import Trained, load_network, weight_hash
 from lit_edit.mend.network import HyperNetwork
 from lit_edit.moments import SecondMoment
@@ -127,10 +127,8 @@ class MEND(Editor):
         inputs: dict[int, list[Tensor]] = {layer: [] for layer in bench.layers}
         gradients: dict[int, list[Tensor]] = {layer: [] for layer in bench.layers}
         mean, size = 0.0, bench.options.requests_at_once
-        for at in range(0, len(answers), size):
-            some = answers[at : at + size]
-            bench.tell("gradients", at + len(some), len(answers))
-            found, loss = capture(bench.anatomy, some, bench.layers, bench.pad, answers_only=False)
+        portions = [answers[at : at + size] for at in range(0, len(answers), size)]
+        for some, (found, loss) in zip(portions, bench.capture(portions, answers_only=False), strict=True):
             labels = sum(len(row.labels) for row in some)
             mean += loss * labels / total
             # A mini-batch's loss is the mean over its own answer tokens.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
-from lit_edit.gradients import capture
 from lit_edit.inverses import Ridge
 from lit_edit.prompts import EditRows, Encoder, Row
 from lit_edit.solver import solve
@@ -156,12 +155,8 @@ class UltraEdit(Editor):
         """
         inputs: dict[int, list[Tensor]] = {layer: [] for layer in bench.layers}
         gradients: dict[int, list[Tensor]] = {layer: [] for layer in bench.layers}
-        done = 0
-        for some in self.portions(rows):
-            captured, loss = capture(bench.anatomy, some, bench.layers, bench.pad, answers_only=True)
+        for captured, loss in bench.capture(self.portions(rows), answers_only=True):
             bench.note("ultraedit/loss", loss)
-            done += len(some)
-            bench.tell("requests", done, len(rows))
             for layer, tokens in captured.items():
                 both = torch.cat([tokens.inputs_TI, tokens.gradients_TO], dim=1)
                 if not bool(torch.isfinite(both).all()):
