@@ -77,11 +77,15 @@ class SharedKeyPass(KeyPass):
     def __init__(
         self, ranks: Ranks, anatomy: Anatomy, requests: Sequence[EditRows], pad: int, requests_at_once: int = 32
     ) -> None:
-        self._ranks, self._count = ranks, len(requests)
-        super().__init__(anatomy, [requests[at] for at in ranks.mine(len(requests))], pad, requests_at_once)
+        self.anatomy, self._ranks = anatomy, ranks
+        count = len(requests)
+        parts = [list(range(at, min(at + requests_at_once, count))) for at in range(0, count, requests_at_once)]
+        dealt = ranks.deal(parts, [1.0] * len(parts))
+        self._shares = [[at for part in own for at in part] for own in dealt]
+        self._chunks = [_Chunk(anatomy, [requests[at] for at in part], pad) for part in ranks.filled(dealt)]
 
     def _all(self, read: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return self._ranks.share_rows(self._count, lambda _: read())
+        return self._ranks.share_rows(self._shares, read)
 
     def keys(self, layer: int) -> Tensor:
         """See :meth:`KeyPass.keys`."""

@@ -40,13 +40,35 @@ class Ranks:
         """Whether this is the rank that writes files and talks to the user."""
         return self.rank == 0
 
-    def mine(self, count: int) -> list[int]:
-        """Positions of this rank's share of ``count`` items: every ``size``-th, and never none.
+    def strides(self, count: int) -> list[list[int]]:
+        """Positions of ``count`` items by rank: every ``size``-th."""
+        return [list(range(rank, count, self.size)) for rank in range(self.size)]
 
-        Where there are fewer items than ranks, several ranks work on the same one, and only the first of them counts: so no
-        rank ever has to know what an empty share looks like.
+    def deal(self, parts: Sequence[Sequence[int]], costs: Sequence[float]) -> list[list[list[int]]]:
+        """Parts of a batch by rank, so that all have about as much to do.
+
+        Parts stay whole where there are enough of them: what is computed together decides how sums are rounded, so that the
+        numbers then do not depend on how many ranks there are. Where there are fewer parts than ranks, the largest are halved.
+
+        Args:
+            parts: positions of items that are worked on together.
+            costs: what an item of each part costs.
+
+        Returns:
+            For every rank its parts, in the order given.
         """
-        return list(range(self.rank, count, self.size)) or ([self.rank % count] if count else [])
+        pool = [(list(part), cost, index) for index, (part, cost) in enumerate(zip(parts, costs, strict=True))]
+        while len(pool) < self.size and any(len(part) > 1 for part, _, _ in pool):
+            part, cost, index = pool.pop(max(range(len(pool)), key=lambda at: len(pool[at][0]) * pool[at][1]))
+            middle = len(part) // 2
+            pool += [(part[:middle], cost, index), (part[middle:], cost, index)] if middle else [(part, 0.0, index)]
+        dealt: list[list[tuple[int, list[int]]]] = [[] for _ in range(self.size)]
+        loads = [0.0] * self.size
+        for part, cost, index in sorted(pool, key=lambda one: (-len(one[0]) * one[1], one[2], one[0])):
+            rank = loads.index(min(loads))
+            dealt[rank].append((index, part))
+            loads[rank] += len(part) * cost
+        return [[part for _, part in sorted(own)] for own in dealt]
 
     def share(self, items: Sequence[T], work: Callable[[list[T]], Sequence[S]]) -> list[S]:
         """Let every rank work on its share of some items, and give all of them every result, in the items' order.
@@ -57,17 +79,23 @@ class Ranks:
         """
         return list(work(list(items))) if items else []
 
-    def share_rows(self, count: int, work: Callable[[list[int]], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """As :meth:`share`, for work that gives tensors with one row for each item.
+    def share_rows(self, shares: Sequence[Sequence[int]], work: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Gather tensors of which every rank makes the rows of its own share.
 
         Args:
-            count: number of items, at least 1.
-            work: is given positions ``[m]`` of items and returns tensors ``[m, ...]``, alike on all ranks but for ``m``.
+            shares: positions of every rank's items; together each position from 0 on once. A rank without any may not be one
+                that has to know what a row looks like: see :meth:`filled`.
+            work: returns tensors ``[m, ...]`` for this rank's share, alike on all ranks but for ``m``.
 
         Returns:
-            The same tensors over all items, ``[count, ...]``.
+            The same tensors over all items, ``[n, ...]``.
         """
-        return work(list(range(count)))
+        (own,) = shares
+        return tuple(_placed(part, own) for part in work())
+
+    def filled(self, shares: Sequence[Sequence[T]]) -> list[T]:
+        """This rank's share, or the first part of another one where it is empty: its results are not looked at."""
+        return list(shares[self.rank]) or [next(part for share in shares for part in share)]
 
     def sums(self, tensors: Sequence[Tensor]) -> None:
         """Add up each tensor over all ranks, in place."""
@@ -135,32 +163,34 @@ class ProcessRanks(Ranks):
 
     def share(self, items: Sequence[T], work: Callable[[list[T]], Sequence[S]]) -> list[S]:
         """See :meth:`Ranks.share`."""
-        if not items or self.alone:
-            return super().share(items, work)
+        if not items:
+            return []
+        if self.alone:
+            raise self._told or RankFailed(f"rank {self.rank} of {self.size} is alone")
         with self.together():
-            found = list(work([items[at] for at in self.mine(len(items))]))
+            found = list(work([items[at] for at in self.filled(self.strides(len(items)))]))
         parts = self._gathered(found)
         return [parts[at % self.size][at // self.size] for at in range(len(items))]
 
-    def share_rows(self, count: int, work: Callable[[list[int]], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def share_rows(self, shares: Sequence[Sequence[int]], work: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """See :meth:`Ranks.share_rows`."""
-        if self.alone:
-            return super().share_rows(count, work)
+        if self.alone:  # the others are gone: whoever still asks gets no answer
+            raise self._told or RankFailed(f"rank {self.rank} of {self.size} is alone")
         with self.together():
-            found = work(self.mine(count))
-        return tuple(self._rows(part, count) for part in found)
+            found = work()
+        return tuple(self._rows(part, shares) for part in found)
 
-    def _rows(self, mine: Tensor, count: int) -> Tensor:
-        """All rows of a tensor of which this rank has every ``size``-th."""
-        longest = -(-count // self.size)
+    def _rows(self, mine: Tensor, shares: Sequence[Sequence[int]]) -> Tensor:
+        longest = max(len(share) for share in shares)
         padded = mine.new_zeros(longest, *mine.shape[1:])
-        padded[: len(mine)] = mine  # a rank without a share has one row that nobody looks at
+        own = len(shares[self.rank])
+        padded[:own] = mine[:own]  # a rank without a share has a row that nobody looks at
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         with self._exchange():
-            dist.all_gather(parts, padded.contiguous())
-        whole = mine.new_empty(count, *mine.shape[1:])
-        for rank, part in enumerate(parts[:count]):
-            whole[rank :: self.size] = part[: len(range(rank, count, self.size))]
+            dist.all_gather(parts, padded)
+        whole = mine.new_empty(sum(len(share) for share in shares), *mine.shape[1:])
+        for share, part in zip(shares, parts, strict=True):
+            whole[list(share)] = part[: len(share)]
         return whole
 
     def sums(self, tensors: Sequence[Tensor]) -> None:
@@ -273,6 +303,12 @@ class ProcessRanks(Ranks):
                 f"rank {self.rank} of {self.size} lost the others ({reason}); one of them has ended, its own words say why"
             )
             raise self._told from error
+
+
+def _placed(rows: Tensor, positions: Sequence[int]) -> Tensor:
+    """Rows in the order of their positions."""
+    back = sorted(range(len(positions)), key=lambda at: positions[at])
+    return rows if back == list(range(len(back))) else rows[back]
 
 
 def _said(error: Exception) -> str:

@@ -24,7 +24,7 @@ from lit_edit.prompts import EditRows, Row
 from lit_edit.ranks import RankFailed, Ranks
 from lit_edit.spectrum import Subspace
 from lit_edit.state import restore, snapshot
-from lit_edit.targets import Step, TargetOptions, Targets, optimise
+from lit_edit.targets import Step, TargetOptions, Targets, optimise, tail, together
 
 
 @dataclass
@@ -137,23 +137,25 @@ class Workbench:
             extra: further arguments of :func:`lit_edit.targets.optimise`.
         """
         started = time.perf_counter()
+        where = self.layers[-1] if layer is None else layer
+        parts = together(self.anatomy, rows, self.options)
+        dealt = self.ranks.deal(parts, [tail(rows[part[0]]) for part in parts])
+        mine = self.ranks.filled(dealt)
         passes = 0
-        chunks = -(-len(self.ranks.mine(len(rows))) // self.options.requests_at_once)
 
         def count(step: Step) -> None:
             nonlocal passes
             passes += 1
-            self.tell("targets", passes, chunks * self.options.steps)
+            self.tell("targets", passes, len(mine) * self.options.steps)
 
-        where = self.layers[-1] if layer is None else layer
-
-        def some(mine: list[int]) -> tuple[Tensor, ...]:
-            origin = None if origin_ND is None else origin_ND[mine]
-            some_rows = [rows[at] for at in mine]
-            found = optimise(self.anatomy, some_rows, where, self.options, self.pad, count, origin, **extra)
+        def own() -> tuple[Tensor, ...]:
+            found = optimise(
+                self.anatomy, rows, where, self.options, self.pad, on_step=count, origin_ND=origin_ND, parts=mine, **extra
+            )
             return tuple(getattr(found, name) for name in Targets.__dataclass_fields__)
 
-        found = Targets(*self.ranks.share_rows(len(rows), some))
+        shares = [[at for part in own_parts for at in part] for own_parts in dealt]
+        found = Targets(*self.ranks.share_rows(shares, own))
         self.losses.append(found)
         self.seconds += time.perf_counter() - started
         return found
