@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch.nn import Module
 
 from lit_edit.errors import EditError
+from lit_edit.interrupts import end
 from lit_edit.launcher import StreamLauncher
 from lit_edit.ranks import ProcessRanks, Ranks
 
@@ -47,6 +48,17 @@ class ReplicatedStrategy(DDPStrategy):
         """See the base class."""
         super().setup_environment()
         self.ranks = ProcessRanks(self.root_device) if self.world_size > 1 else Ranks()
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """See the base class; and exchange Lightning's handler of SIGTERM, which is set up after this.
+
+        That one sends the signal on to all ranks from within the handler, in the middle of whatever they exchange, and they
+        wait for each other for ever. Where one rank ends, the others notice.
+        """
+        super().setup(trainer)
+        if self.ranks.size > 1:
+            connector: Any = trainer._signal_connector
+            connector._sigterm_notifier_fn = end
 
     def _setup_model(self, model: Module) -> Any:
         """No wrapper around the model: it has no gradients that could be averaged."""
