@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_edit import sharding
 from lit_edit.errors import EditError
 
 # Path of the down-projection inside a block, for families whose layout is known. Anything else is found by looking.
@@ -168,10 +169,21 @@ class Anatomy:
         return f"{self.blocks_name}.{layer}.{self.down_name}.weight"
 
     def weight(self, layer: int) -> Tensor:
-        """View ``[d_out, d_in]`` of the edited weight (writing into it writes into the model)."""
+        """View ``[d_out, d_in]`` of the edited weight (writing into it writes into a model that is not sharded)."""
         module = self.down(layer)
         weight = _weight(module).data
         return weight.T if is_transposed(module) else weight
+
+    def show(self, layer: int, weight_OI: Tensor) -> None:
+        """Copy a weight into the model, cast to its dtype; of a sharded model, every rank takes its part."""
+        down = self.down(layer)
+        sharding.write(_weight(down).data, weight_OI.T if is_transposed(down) else weight_OI)
+
+    def shown(self, layer: int) -> Tensor:
+        """The edited weight as the model has it, ``[d_out, d_in]``; every rank has to ask for that of a sharded model."""
+        down = self.down(layer)
+        weight = sharding.whole(_weight(down).data)
+        return weight.T if is_transposed(down) else weight
 
     def proposed_layers(self) -> tuple[int, ...]:
         """Blocks to edit where nobody chose any: the second eighth of the depth, at most five blocks.
@@ -214,7 +226,7 @@ class Anatomy:
         if self.after_mlp_name is None:
             return change
         norm = self.blocks[layer].get_submodule(self.after_mlp_name)
-        with torch.no_grad():
+        with torch.no_grad(), sharding.gathered(self.blocks[layer]):
             # The norm of a constant vector of ones is its gain: works for gains stored as g and as 1 + g.
             gain = norm(torch.ones(1, down_output.shape[1], device=down_output.device, dtype=self.dtype)).float()
         rms = down_output.float().square().mean(-1, keepdim=True).sqrt()

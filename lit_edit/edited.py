@@ -20,8 +20,10 @@ from lit_edit.guards.base import Guard
 from lit_edit.identity import load_pretrained
 from lit_edit.preparation import second_moments, spectra
 from lit_edit.prompts import Encoder, sample_contexts
+from lit_edit.sharding import shard
 from lit_edit.spectrum import Spectrum
 from lit_edit.store import Store, fingerprint
+from lit_edit.strategies import mesh_of
 from lit_edit.targets import TargetOptions
 
 OnPhase = Callable[[str, int, int], None]
@@ -50,6 +52,8 @@ class EditedModel(Evaluated):
     spectra: dict[int, Spectrum]
     wants_spectra: bool
     """Whether a callback needs the original spectra even if no guard does."""
+    _model_hash: str | None
+    """Hash of all parameters, where they can no longer be asked."""
     _listeners: list[OnPhase]
     _prepared: bool
 
@@ -57,7 +61,11 @@ class EditedModel(Evaluated):
         """Load the model (once) and take float32 masters of the edited matrices."""
         if self.net is not None:
             return
-        with torch.device("cpu"):  # Lightning moves the module; loading straight onto a device would need accelerate
+        # A model that has to be sharded is too large for every rank of a machine to hold it whole at the same time.
+        with (
+            self.ranks.in_turn(),
+            torch.device("cpu"),
+        ):  # Lightning moves the module; loading straight onto a device would need accelerate
             self.net, tokenizer = load_pretrained(self.pretrained, self.revision, getattr(torch, self.model_dtype))
             self.net.requires_grad_(False)
             self.anatomy = Anatomy.of(self.net)
@@ -72,6 +80,23 @@ class EditedModel(Evaluated):
                 self.register_buffer(f"original_{layer}", weight.float().clone().contiguous(), persistent=False)
                 self.editor.allocate(layer, *weight.shape)
             self.weights_hash = fingerprint({str(layer): self.original(layer) for layer in self.layers})
+            mesh = mesh_of(self.trainer) if self._trainer is not None else None
+            if mesh is not None:
+                self.check_sharded()
+                self._model_hash = fingerprint(dict(self.net.named_parameters()))
+                shard(self.anatomy.blocks, mesh)
+
+    def check_sharded(self) -> None:
+        """Refuse what cannot work on a model of which every rank holds a part.
+
+        Raises:
+            EditError: saying what and why.
+        """
+        if not self.editor.runs_sharded:
+            raise EditError(
+                f"{type(self.editor).__name__} trains whole parameters of the model and cannot do so where ranks hold parts of "
+                "them; use --trainer.strategy replicated, or another editor"
+            )
 
     def master(self, layer: int) -> nn.Parameter:
         """The float32 weight of a layer that the optimiser owns, ``[d_out, d_in]``."""
@@ -85,7 +110,7 @@ class EditedModel(Evaluated):
         """Copy one weight per edited layer into the model, in the model's dtype."""
         with torch.no_grad():
             for layer in self.layers:
-                self.anatomy.weight(layer).copy_(weights(layer))
+                self.anatomy.show(layer, weights(layer))
 
     @contextmanager
     def original_model(self) -> Iterator[Anatomy]:
@@ -124,7 +149,7 @@ class EditedModel(Evaluated):
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """See :meth:`Evaluated.unedited`; unlike :meth:`original_model`, it puts back whatever was shown."""
-        shown = {layer: self.anatomy.weight(layer).detach().clone() for layer in self.layers}
+        shown = {layer: self.anatomy.shown(layer).detach().clone() for layer in self.layers}
         self.show_model(self.original)
         try:
             yield
@@ -183,6 +208,7 @@ class EditedModel(Evaluated):
                     self.moments_from,
                     rank_zero_info,
                     self.ranks,
+                    self._model_hash,
                 )
                 if self.editor.needs_moments
                 else {}

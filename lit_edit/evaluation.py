@@ -115,7 +115,7 @@ class Evaluated(L.LightningModule):
 
     def _measure(self, probe: Probe, items: Sequence[Any]) -> Tensor:
         """Rows of some items, ``[n, columns]``; ranks measure a share of the items each."""
-        if self.ranks.size == 1:
+        if self.ranks.workers == 1:
             return probe.measure(self.scorer, items)
         if probe.one_row_per_item:
             return torch.stack(self.ranks.share(items, lambda mine: list(probe.measure(self.scorer, mine))))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy, hidden_of
+from lit_edit.sharding import given_back
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def run_until(anatomy: Anatomy, module: nn.Module, inputs: dict[str, Any]) -> No
     try:
         anatomy.model(**inputs, use_cache=False)
     except _Stop:
-        pass
+        given_back(anatomy.blocks)
     finally:
         handle.remove()
 

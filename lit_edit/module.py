@@ -114,6 +114,7 @@ class ContinualEditor(EditedModel):
         self.spectra: dict[int, Spectrum] = {}
         self.wants_spectra = False
         self._listeners = []
+        self._model_hash = None
         self._pending: tuple[BatchOutcome, list[EditRows], Workbench, Targets | None] | None = None
         self._state: State = []
         self._interrupts = Interrupts()

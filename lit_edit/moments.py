@@ -22,6 +22,7 @@ from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import right_pad
 from lit_edit.ranks import Ranks
 from lit_edit.replicas import check_alike
+from lit_edit.sharding import given_back
 
 WINDOW = 256
 """Documents that are read ahead to find some of like length: padding is computed and thrown away."""
@@ -190,9 +191,9 @@ def collect(
             if kept is None or not torch.equal(digest, kept["text"]):
                 raise Stale
         else:
-            if number % ranks.size == ranks.rank:
+            if number % ranks.workers == ranks.worker:
                 _add(anatomy, batch, pad, sums)
-            if partial is not None and seen < tokens and number % ranks.size == 0 and ranks.of_first(partial.due()):
+            if partial is not None and seen < tokens and number % ranks.workers == 0 and ranks.of_first(partial.due()):
                 states = {f"{layer}.{name}": value for layer, total in sums.items() for name, value in total.state().items()}
                 partial.save({**states, "batches": torch.tensor(number), "text": digest})
         if on_tokens is not None:
@@ -270,7 +271,7 @@ def _add(anatomy: Anatomy, batch: Sequence[Document], pad: int, sums: dict[int, 
     try:
         anatomy.model(**inputs, use_cache=False)
     except _Enough:
-        pass
+        given_back(anatomy.blocks)
     finally:
         for handle in handles:
             handle.remove()

@@ -43,6 +43,7 @@ def second_moments(
     moments_from: str | None = None,
     say: Callable[[str], None] = log.info,
     ranks: Ranks | None = None,
+    weights: str | None = None,
 ) -> dict[int, SecondMoment]:
     """Second moments of the keys of several layers: imported, from the store, or in one pass over the corpus.
 
@@ -58,6 +59,7 @@ def second_moments(
         moments_from: files of other implementations to use instead; see :func:`lit_edit.reference_moments.imported`.
         say: told in a sentence what was found.
         ranks: who shares the passes; only the first one's store is asked and written to.
+        weights: hash of all parameters, if it is known.
 
     Raises:
         EditError: if the corpus or a file cannot be read, or a cached result belongs to other weights.
@@ -67,7 +69,8 @@ def second_moments(
     ranks = ranks or Ranks()
     whole = tokens is None and isinstance(corpus, WholeDocuments)
     wanted = sys.maxsize if whole else tokens or TOKENS_PER_INPUT * anatomy.d_inner
-    weights = ranks.of_first(fingerprint(dict(anatomy.model.named_parameters())) if ranks.first else "")
+    if weights is None:
+        weights = ranks.of_first(fingerprint(dict(anatomy.model.named_parameters())) if ranks.first else "")
     shared = {
         "kind": "second-moment",
         "weights": weights,

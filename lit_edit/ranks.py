@@ -32,6 +32,10 @@ class Ranks:
     """Number of this process, from 0."""
     size: int = 1
     """How many processes there are."""
+    worker: int = 0
+    """Number of the share of work that this rank takes where the model is run."""
+    workers: int = 1
+    """Shares that work is cut into: as many as ranks, or one, where only all of them together can run the model."""
     alone: bool = False
     """Whether the others are gone, or this one is about to go; see :meth:`leave`."""
 
@@ -41,11 +45,11 @@ class Ranks:
         return self.rank == 0
 
     def strides(self, count: int) -> list[list[int]]:
-        """Positions of ``count`` items by rank: every ``size``-th."""
-        return [list(range(rank, count, self.size)) for rank in range(self.size)]
+        """Positions of ``count`` items by worker: every ``workers``-th."""
+        return [list(range(worker, count, self.workers)) for worker in range(self.workers)]
 
     def deal(self, parts: Sequence[Sequence[int]], costs: Sequence[float]) -> list[list[list[int]]]:
-        """Parts of a batch by rank, so that all have about as much to do.
+        """Parts of a batch by worker, so that all have about as much to do.
 
         Parts stay whole where there are enough of them: what is computed together decides how sums are rounded, so that the
         numbers then do not depend on how many ranks there are. Where there are fewer parts than ranks, the largest are halved.
@@ -55,23 +59,23 @@ class Ranks:
             costs: what an item of each part costs.
 
         Returns:
-            For every rank its parts, in the order given.
+            For every worker its parts, in the order given.
         """
         pool = [(list(part), cost, index) for index, (part, cost) in enumerate(zip(parts, costs, strict=True))]
-        while len(pool) < self.size and any(len(part) > 1 for part, _, _ in pool):
+        while len(pool) < self.workers and any(len(part) > 1 for part, _, _ in pool):
             part, cost, index = pool.pop(max(range(len(pool)), key=lambda at: len(pool[at][0]) * pool[at][1]))
             middle = len(part) // 2
             pool += [(part[:middle], cost, index), (part[middle:], cost, index)] if middle else [(part, 0.0, index)]
-        dealt: list[list[tuple[int, list[int]]]] = [[] for _ in range(self.size)]
-        loads = [0.0] * self.size
+        dealt: list[list[tuple[int, list[int]]]] = [[] for _ in range(self.workers)]
+        loads = [0.0] * self.workers
         for part, cost, index in sorted(pool, key=lambda one: (-len(one[0]) * one[1], one[2], one[0])):
-            rank = loads.index(min(loads))
-            dealt[rank].append((index, part))
-            loads[rank] += len(part) * cost
+            worker = loads.index(min(loads))
+            dealt[worker].append((index, part))
+            loads[worker] += len(part) * cost
         return [[part for _, part in sorted(own)] for own in dealt]
 
     def share(self, items: Sequence[T], work: Callable[[list[T]], Sequence[S]]) -> list[S]:
-        """Let every rank work on its share of some items, and give all of them every result, in the items' order.
+        """Let every rank run the model for its share of some items, and give all of them every result, in the items' order.
 
         Args:
             items: the same on every rank.
@@ -79,12 +83,15 @@ class Ranks:
         """
         return list(work(list(items))) if items else []
 
+    def spread(self, items: Sequence[T], work: Callable[[list[T]], Sequence[S]]) -> list[S]:
+        """As :meth:`share`, for work that does not run the model."""
+        return self.share(items, work)
+
     def share_rows(self, shares: Sequence[Sequence[int]], work: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Gather tensors of which every rank makes the rows of its own share.
 
         Args:
-            shares: positions of every rank's items; together each position from 0 on once. A rank without any may not be one
-                that has to know what a row looks like: see :meth:`filled`.
+            shares: positions of every worker's items; together each position from 0 on once.
             work: returns tensors ``[m, ...]`` for this rank's share, alike on all ranks but for ``m``.
 
         Returns:
@@ -94,8 +101,11 @@ class Ranks:
         return tuple(_placed(part, own) for part in work())
 
     def filled(self, shares: Sequence[Sequence[T]]) -> list[T]:
-        """This rank's share, or the first part of another one where it is empty: its results are not looked at."""
-        return list(shares[self.rank]) or [next(part for share in shares for part in share)]
+        """This worker's share, or the first part of another one where it is empty, whose results are not looked at.
+
+        So no rank ever has to know what a row looks like that it does not have.
+        """
+        return list(shares[self.worker]) or [next(part for share in shares for part in share)]
 
     def sums(self, tensors: Sequence[Tensor]) -> None:
         """Add up each tensor over all ranks, in place."""
@@ -140,6 +150,11 @@ class Ranks:
             if self.first:
                 act()
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Ranks that hold parts of a model go through what is inside one after another: whole, it is there but once."""
+        yield
+
     def leave(self) -> None:
         """This process acts alone from here on: the others are gone, or it is about to go itself."""
 
@@ -157,6 +172,7 @@ class ProcessRanks(Ranks):
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.worker, self.workers = self.rank, self.size
         self._told: Exception | None = None
 
     # ------------------------------------------------------------------------------------------------ sharing
@@ -183,7 +199,7 @@ class ProcessRanks(Ranks):
     def _rows(self, mine: Tensor, shares: Sequence[Sequence[int]]) -> Tensor:
         longest = max(len(share) for share in shares)
         padded = mine.new_zeros(longest, *mine.shape[1:])
-        own = len(shares[self.rank])
+        own = len(shares[self.worker])
         padded[:own] = mine[:own]  # a rank without a share has a row that nobody looks at
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         with self._exchange():
@@ -303,6 +319,48 @@ class ProcessRanks(Ranks):
                 f"rank {self.rank} of {self.size} lost the others ({reason}); one of them has ended, its own words say why"
             )
             raise self._told from error
+
+
+class LockstepRanks(ProcessRanks):
+    """Ranks that hold a part of the model each and can only run it together, all of them on the same rows.
+
+    What runs the model is done by everyone, in the same order; only what does not is shared.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.worker, self.workers = 0, 1
+
+    def share(self, items: Sequence[T], work: Callable[[list[T]], Sequence[S]]) -> list[S]:
+        """See :meth:`Ranks.share`."""
+        with self.together():
+            return Ranks.share(self, items, work)
+
+    def spread(self, items: Sequence[T], work: Callable[[list[T]], Sequence[S]]) -> list[S]:
+        """See :meth:`Ranks.spread`."""
+        self.worker, self.workers = self.rank, self.size
+        try:
+            return super().share(items, work)
+        finally:
+            self.worker, self.workers = 0, 1
+
+    def share_rows(self, shares: Sequence[Sequence[int]], work: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """See :meth:`Ranks.share_rows`."""
+        with self.together():
+            return Ranks.share_rows(self, shares, work)
+
+    def sums(self, tensors: Sequence[Tensor]) -> None:
+        """See :meth:`Ranks.sums`: everyone has added up everything."""
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """See :meth:`Ranks.in_turn`."""
+        for _ in range(self.rank):
+            self.agree()
+        with self.together():
+            yield
+        for _ in range(self.rank + 1, self.size):
+            self.agree()
 
 
 def _placed(rows: Tensor, positions: Sequence[int]) -> Tensor:

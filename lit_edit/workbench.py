@@ -87,7 +87,7 @@ class Workbench:
 
     def reader(self, rows: Sequence[EditRows]) -> KeyPass:
         """Reads keys and values of some requests; ranks run a share of them each."""
-        if self.ranks.size > 1:
+        if self.ranks.workers > 1:
             return SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once)
         return KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once)
 
@@ -105,7 +105,7 @@ class Workbench:
         def one(rows: Sequence[Row]) -> tuple[dict[int, Captured], float]:
             nonlocal done
             found, loss = capture(self.anatomy, rows, self.layers, self.pad, answers_only)
-            done += self.ranks.size
+            done += self.ranks.workers
             self.tell("gradients", min(done, len(portions)), len(portions))
             return {layer: tokens.to(torch.device("cpu")) for layer, tokens in found.items()}, loss
 
@@ -273,7 +273,7 @@ class Workbench:
 
     def _show(self, layer: int, weight: Tensor) -> None:
         with torch.no_grad():
-            self.anatomy.weight(layer).copy_(weight)
+            self.anatomy.show(layer, weight)
 
     def _guarded(self, layer: int, delta: Delta, weight: Tensor, deferred: bool) -> Delta:
         for name, guard in _named(self.guards):

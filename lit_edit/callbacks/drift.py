@@ -114,7 +114,7 @@ class SpectralDrift(StreamWatcher):
         run: Any = trainer
         over = trainer.is_last_batch or pl_module.position >= len(run.datamodule.requests)
         full = bool(self.full_every) and (over or (pl_module.batches // self.every_n_batches) % self.full_every == 0)
-        seen = pl_module.ranks.share(pl_module.layers, lambda mine: [self._examine(pl_module, layer, full) for layer in mine])
+        seen = pl_module.ranks.spread(pl_module.layers, lambda mine: [self._examine(pl_module, layer, full) for layer in mine])
         found: dict[str, float] = {}
         for layer, (measures, pictures) in zip(pl_module.layers, seen, strict=True):
             measures |= self._of_batch.get(layer, {})

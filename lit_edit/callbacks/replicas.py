@@ -44,5 +44,5 @@ class ReplicaCheck(Callback):
     def _compare(pl_module: Any) -> None:
         if pl_module.ranks.size > 1:
             masters = {layer: pl_module.master(layer) for layer in pl_module.layers}
-            shown = {layer: pl_module.anatomy.weight(layer) for layer in pl_module.layers}
+            shown = {layer: pl_module.anatomy.shown(layer) for layer in pl_module.layers}
             check_alike(pl_module.ranks, digests(masters, shown, [pl_module.editor, *pl_module.guard_list()]))

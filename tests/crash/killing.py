@@ -195,7 +195,7 @@ def keep_weights(path: str) -> None:
     def on_train_end(self):
         end(self)
         held = {name: value for name, value in self.state_dict().items() if name.startswith(("masters.", "editor.", "guards."))}
-        held |= {f"shown.{layer}": self.anatomy.weight(layer) for layer in self.layers}
+        held |= {f"shown.{layer}": self.anatomy.shown(layer) for layer in self.layers}
         save_file({name: value.detach().contiguous().clone() for name, value in held.items()}, path)
 
     ContinualEditor.on_train_end = on_train_end
