@@ -26,12 +26,16 @@ class StreamLauncher(_SubprocessScriptLauncher):
     killed. And a rank whose first rank is gone does not live on.
     """
 
+    watch: Watch | None = None
+    """What looks after the ranks that were started here."""
+
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         """Start the other ranks of this machine, unless somebody else did, and go on with ``function``."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
-            Watch(self.procs).start()
+            self.watch = Watch(self.procs)
+            self.watch.start()
         elif _started_by_us():
             ParentWatch().start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
@@ -51,15 +55,34 @@ class Watch(threading.Thread):
         super().__init__(daemon=True, name="lit-edit-watch")
         self.ranks, self.grace = ranks, grace
         self.end = end or _die
+        self._lock, self._told = threading.Lock(), False
+
+    def tell(self, wait: float = 0.0) -> bool:
+        """Say, once, which rank ended badly.
+
+        Args:
+            wait: seconds to wait for one that is about to.
+
+        Returns:
+            Whether one did.
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            with self._lock:
+                for number, rank in enumerate(self.ranks, start=1):
+                    if rank.poll():
+                        if not self._told:
+                            said = f"rank {number} (process {rank.pid}) ended by {_cause(rank.returncode)}"
+                            print(f"lit-edit: {said}", file=sys.stderr, flush=True)
+                        self._told = True
+                        return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
 
     def run(self) -> None:
         """Look every half second."""
-        while any(rank.poll() is None for rank in self.ranks):
-            gone = [(number, rank) for number, rank in enumerate(self.ranks, start=1) if rank.poll()]
-            if gone:
-                number, rank = gone[0]
-                print(f"lit-edit: rank {number} (process {rank.pid}) ended by {_cause(rank.returncode)}", file=sys.stderr)
-                break
+        while not self.tell() and any(rank.poll() is None for rank in self.ranks):
             time.sleep(0.5)
         if not any(rank.returncode for rank in self.ranks):
             return

@@ -7,6 +7,7 @@ gathered before anything else happens, so that all that follows is on every rank
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -314,9 +315,9 @@ class ProcessRanks(Ranks):
             yield
         except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             self.leave()
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self._told = RankFailed(
-                f"rank {self.rank} of {self.size} lost the others ({reason}); one of them has ended, its own words say why"
+                f"rank {self.rank} of {self.size} lost the others ({_first(error)}): one of them has ended, and its own words "
+                "say why, or hangs; go on with --ckpt_path last"
             )
             raise self._told from error
 
@@ -367,6 +368,12 @@ def _placed(rows: Tensor, positions: Sequence[int]) -> Tensor:
     """Rows in the order of their positions."""
     back = sorted(range(len(positions)), key=lambda at: positions[at])
     return rows if back == list(range(len(back))) else rows[back]
+
+
+def _first(error: Exception) -> str:
+    """What a backend has to say, without the place in its source and what it advises."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^\]]*\]\s*", "", first).split(". ")[0].rstrip(".")
 
 
 def _said(error: Exception) -> str:

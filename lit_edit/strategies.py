@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from lit_edit.errors import EditError
 from lit_edit.interrupts import end
 from lit_edit.launcher import StreamLauncher
-from lit_edit.ranks import LockstepRanks, ProcessRanks, Ranks
+from lit_edit.ranks import LockstepRanks, ProcessRanks, RankFailed, Ranks
 
 
 class _OneStream(ParallelStrategy):
@@ -38,6 +38,13 @@ class _OneStream(ParallelStrategy):
         if self.ranks.size > 1:
             connector: Any = trainer._signal_connector
             connector._sigterm_notifier_fn = end
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Where the others were lost, say which rank ended and how, if it was started here."""
+        launcher = self.launcher
+        if isinstance(exception, RankFailed) and isinstance(launcher, StreamLauncher) and launcher.watch is not None:
+            launcher.watch.tell(wait=2.0)
+        super().on_exception(exception)
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         """Wait for the others, unless they are known to be gone."""

@@ -57,3 +57,12 @@ class OutOfMemory(Callback):
                 raise MemoryError("the device is full")
 
             lit_edit.workbench.optimise = full
+
+
+class Halves(Callback):
+    """Fails where a rank of two holds more than half of the edited weight."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        held = pl_module.anatomy.down(1).weight
+        if held.to_local().numel() * 2 != held.numel():
+            raise AssertionError(f"{held.to_local().shape} of {held.shape}")
