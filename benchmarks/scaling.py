@@ -31,7 +31,8 @@ from benchmarks.settings import Settings
 from benchmarks.small import ground_of
 from benchmarks.stopwatch import wall
 from lit_edit.moments import collect
-from lit_edit.ranks import ProcessRanks, Ranks
+from lit_edit.process_ranks import ProcessRanks
+from lit_edit.ranks import Ranks
 from lit_edit.report.environment import environment
 from lit_edit.workbench import Workbench
 

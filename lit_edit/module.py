@@ -128,10 +128,10 @@ class ContinualEditor(EditedModel):
         Raises:
             EditError: on a device without float64, in which solves and spectra are computed.
         """
-        self.ranks = ranks_of(self.trainer)
         device = self.trainer.strategy.root_device
         if device.type == "mps":
             raise EditError("edits are solved in float64, which Apple's GPU does not have; use --trainer.accelerator cpu")
+        self.ranks = ranks_of(self.trainer)
         stream = getattr(self.trainer, "datamodule", None)
         if stream is not None and stage in ("fit", "validate"):
             stream.edited = lambda: self.position or len(stream.requests)

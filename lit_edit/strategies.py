@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from lit_edit.errors import EditError
 from lit_edit.interrupts import end
 from lit_edit.launcher import StreamLauncher
-from lit_edit.ranks import LockstepRanks, ProcessRanks, RankFailed, Ranks
+from lit_edit.process_ranks import LockstepRanks, ProcessRanks
+from lit_edit.ranks import RankFailed, Ranks
 
 
 class _OneStream(ParallelStrategy):

@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 
 import pytest
-from rig import compare, left_behind
+from rig import left_behind
 from safetensors.torch import load_file
 from streams import Streams, equal
 
@@ -84,7 +84,7 @@ def test_ranks_killed_everywhere(streams):
     assert sum(hit.values()) >= 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_the_first_rank_leaves_a_checkpoint(streams, number):
     name = f"signal-{int(number)}"
     answer = streams.over(2, name, *APART, of=0, at=["walk: before a layer is written", 3], signal=int(number), limit=60)
@@ -95,6 +95,7 @@ def test_a_signal_to_the_first_rank_leaves_a_checkpoint(streams, number):
     finish(streams, name, 2)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_within_the_timeout(streams):
     strategy = '{"class_path": "lit_edit.strategies.ReplicatedStrategy", "init_args": {"timeout": "0:00:05"}}'
     answer = streams.over(2, "hangs", *APART, "--trainer.callbacks+=meddlers.Stop", "--trainer.strategy", strategy, limit=60)
@@ -108,9 +109,9 @@ def test_a_rank_that_hangs_ends_the_run_within_the_timeout(streams):
     ("meddler", "words"),
     [
         ("Nudge", "rank 1 differs from the others in the master of layer 1 ("),
-        ("OtherFacts", "rank 1 differs from the others in the edit set ("),
+        pytest.param("OtherFacts", "rank 1 differs from the others in the edit set (", marks=pytest.mark.slow),
         ("FullDisk", "cannot be written: No space left on device"),
-        ("OutOfMemory", "MemoryError: the device is full"),
+        pytest.param("OutOfMemory", "MemoryError: the device is full", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_with_one_rank_ends_all_of_them_with_its_words(streams, meddler, words):
@@ -131,10 +132,10 @@ def test_a_strategy_that_cannot_share_is_refused(streams):
     assert "use --trainer.strategy replicated" in streams.heard("ddp", 0)
 
 
+@pytest.mark.slow
 def test_what_ranks_leave_behind_is_written_once(streams):
     held = streams.ended(3, "three", *APART)
     assert len(held) == 3
-    compare({**left_behind(streams.folder / "three" / "run"), **{}}, left_behind(streams.folder / "three" / "run"))
     logs = sorted(path.name for path in (streams.folder / "three").iterdir() if path.name.startswith("run"))
     assert logs == ["run"], "no rank opens a folder of its own"
     assert sorted(path.name for path in (streams.folder / "three" / "run").iterdir()) == sorted(

@@ -16,14 +16,21 @@ def alone(streams):
     return streams.ended(1, "one")[0]
 
 
+APART = ("--model.targets.requests_at_once", "1")
+
+
+def apart(streams):
+    """What one rank holds that optimises every request on its own."""
+    if not (streams.folder / "apart").exists():
+        streams.ended(1, "apart", *APART)
+    return load_file(streams.folder / "apart" / "held-0")
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_ranks_leave_behind_bit_by_bit_what_one_rank_does(streams, size):
     """Each request on its own: then nothing is rounded otherwise, however the work is dealt."""
-    apart = ("--model.targets.requests_at_once", "1")
-    if not (streams.folder / "apart").exists():
-        streams.ended(1, "apart", *apart)
-    held = streams.ended(size, f"apart-{size}", *apart)
-    one = load_file(streams.folder / "apart" / "held-0")
+    one = apart(streams)
+    held = streams.ended(size, f"apart-{size}", *APART)
     for other in held:
         equal(one, other)
     several, single = (left_behind(streams.folder / name / "run") for name in (f"apart-{size}", "apart"))
@@ -46,13 +53,13 @@ def close(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_requests_that_share_a_pass_are_rounded_as_one(streams, alone, size):
     """A batch of five is one part, and is cut for several ranks: float32 sums of other lengths, and the same on all ranks."""
     held = streams.ended(size, f"of-{size}")
     for other in held[1:]:
         equal(held[0], other)
-    regrouped = load_file(streams.folder / "apart" / "held-0")
+    regrouped = apart(streams)
     assert 0 < distance(alone, held[0]) < 3 * distance(alone, regrouped) < 3e-4
     one, several = (left_behind(streams.folder / name / "run") for name in ("one", f"of-{size}"))
     assert several["counters"] == one["counters"]

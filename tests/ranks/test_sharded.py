@@ -27,6 +27,7 @@ def test_a_model_cut_in_two_is_edited_bit_by_bit_like_a_whole_one(streams):
     same(streams, "gpt2")
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_replicated_and_the_other_way_round(streams):
     apart = ("--model.targets.requests_at_once", "1")
     for size, more, batch in ((2, SHARDED, 2), (2, (), 1)):
