@@ -80,7 +80,7 @@ def test_one_rank_alone_does_it_all_itself():
 
 class Several(Ranks):
     def __init__(self, size):
-        self.size = size
+        self.size = self.workers = size
 
 
 @pytest.mark.parametrize(
