@@ -41,6 +41,7 @@ from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
+from lit_edit.micro_batches import is_out_of_memory, too_little
 from lit_edit.module import ContinualEditor
 from lit_edit.row_logger import RowLogger
 from lit_edit.strategies import of_several, register
@@ -66,7 +67,7 @@ def told_as_error(error: BaseException | None) -> EditError | None:
     first = error
     while error is not None and not isinstance(error, EditError):
         error = error.__cause__ or error.__context__
-    return error or _no_room(first)
+    return error or _no_room(first) or _no_memory(first)
 
 
 def _no_room(error: BaseException | None) -> EditError | None:
@@ -74,6 +75,15 @@ def _no_room(error: BaseException | None) -> EditError | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             return EditError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _no_memory(error: BaseException | None) -> EditError | None:
+    """What is not done in parts, a callback of the user's or Lightning's own, may run out of memory as well."""
+    while error is not None:
+        if is_out_of_memory(error):
+            return too_little("the run", error)
         error = error.__cause__ or error.__context__
     return None
 

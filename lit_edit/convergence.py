@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lit_edit.moments import SecondMoment
+from lit_edit.second_moment import SecondMoment
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import torch
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
+from lit_edit.micro_batches import enough_memory
 from lit_edit.prompts import Encoder
 
 
@@ -183,7 +184,9 @@ class SampledCorpus(Corpus):
             past: dict[str, Any] = {}
             while ids.shape[1] < length:
                 new = ids[:, -1:] if past else ids
-                output = anatomy.model(input_ids=new, attention_mask=torch.ones_like(ids), use_cache=True, **past)
+                # Not in halves: other rows together are other rounding, and other text under the name in the cache.
+                with enough_memory("sampling text for the second moments", "a smaller --model.corpus.rows_at_once helps"):
+                    output = anatomy.model(input_ids=new, attention_mask=torch.ones_like(ids), use_cache=True, **past)
                 past = {name: output[name]}
                 p = output.logits[:, -1].float().softmax(-1).cpu()
                 # Tokens beyond the tokenizer's vocabulary (padded embeddings) have no text.

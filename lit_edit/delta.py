@@ -81,8 +81,7 @@ class Delta:
 
     def is_finite(self) -> bool:
         """Whether every number is finite."""
-        parts = (self.left, self.right, self.full)
-        return all(bool(torch.isfinite(part).all()) for part in parts if part is not None)
+        return all(is_finite(part) for part in (self.left, self.right, self.full) if part is not None)
 
     def to(self, dtype: torch.dtype) -> Delta:
         """The same change in another floating dtype."""
@@ -112,3 +111,13 @@ def remove_columns(matrix_DN: Tensor, basis_DK: Tensor) -> Tensor:
     """
     basis = basis_DK.to(matrix_DN.dtype)
     return matrix_DN - basis @ (basis.T @ matrix_DN)
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether every number of a tensor is finite; found out without another tensor of its size, tens of times as fast."""
+    if not value.numel():
+        return True
+    value = value.detach()
+    # The same numbers in the order in which they lie in memory.
+    low, high = torch.aminmax(value.T if value.dim() == 2 and value.T.is_contiguous() else value)
+    return bool(torch.isfinite(low) & torch.isfinite(high))  # NaN anywhere makes both of them NaN

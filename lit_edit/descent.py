@@ -5,16 +5,21 @@ Legend: R = rows, P = answer tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.delta import is_finite
 from lit_edit.errors import EditError
 from lit_edit.gradients import Answers
+from lit_edit.micro_batches import Room, halving
 from lit_edit.prompts import Row
 
 Shares = Callable[[Sequence[Row]], list[float]]
@@ -62,7 +67,7 @@ def descend(
     r"""Minimise :math:`-\sum_j s_j \log p(t_j)` over answer tokens with Adam.
 
     The parameters are float32 copies; the model sees casts of them for the time of a forward pass, and no parameter of its
-    own is touched, whatever happens.
+    own is touched, whatever happens. Where memory does not suffice for a mini-batch, the gradients of its halves are added up.
 
     Args:
         anatomy: the model.
@@ -77,32 +82,44 @@ def descend(
         The trained parameters, float32.
 
     Raises:
-        EditError: if a loss is not finite.
+        EditError: if a loss or a gradient is not finite.
+        OutOfMemory: if a single row is too large.
     """
     leaves = {name: value.detach().float().clone().requires_grad_() for name, value in parameters.items()}
     start = {name: value.detach().clone() for name, value in leaves.items()}
     dtypes = {name: value.dtype for name, value in anatomy.model.named_parameters() if name in leaves}
     adam = torch.optim.Adam(leaves.values(), lr=options.lr, weight_decay=options.weight_decay)
-    scored = _Scored(anatomy)
+    scored, room = _Scored(anatomy), Room()
     portions = []
     for at in range(0, len(rows), options.minibatch):
         some = rows[at : at + options.minibatch]
-        share_P = torch.tensor(shares(some), device=anatomy.device)
-        portions.append((Answers.of(some, pad, anatomy.device), share_P, len(some)))
+        portions.append(_Portion.of(some, shares(some), pad, anatomy.device))
+
+    def run(whole: _Portion, items: list[int]) -> tuple[float, list[Tensor]]:
+        """Loss and gradients of some rows; without the gradients of a whole mini-batch whose loss is small enough."""
+        portion = whole.only(items, pad)
+        with torch.enable_grad():
+            shown = {f"model.{name}": leaf.to(dtypes[name]) for name, leaf in leaves.items()}
+            loss = (portion.share_P * functional_call(scored, shown, (portion.answers,))).sum()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise EditError(f"the loss of the fine-tuning is {value:g} in epoch {epoch + 1}; use a smaller learning rate")
+        if portion is whole and value < options.enough:
+            return value, []
+        return value, list(torch.autograd.grad(loss, list(leaves.values())))
+
     for epoch in range(options.steps):
         total = 0.0
-        for answers, share_P, count in portions:
-            with torch.enable_grad():
-                shown = {f"model.{name}": leaf.to(dtypes[name]) for name, leaf in leaves.items()}
-                loss = (share_P * functional_call(scored, shown, (answers,))).sum()
-            value = float(loss.detach())
-            if not value < float("inf"):
-                raise EditError(f"the loss of the fine-tuning is {value:g} in epoch {epoch + 1}; use a smaller learning rate")
-            total += value * count
+        for portion in portions:
+            parts = halving(list(range(len(portion.rows))), partial(run, portion), "the loss of one request", room=room)
+            value = sum(value for _, (value, _) in parts)
+            total += value * len(portion.rows)
             if value >= options.enough:
-                found = torch.autograd.grad(loss, list(leaves.values()))
-                for leaf, gradient in zip(leaves.values(), found, strict=True):
-                    leaf.grad = gradient
+                for index, (name, leaf) in enumerate(leaves.items()):
+                    first, *others = (gradients[index] for _, (_, gradients) in parts)
+                    leaf.grad = sum(others, first)
+                    if not is_finite(leaf.grad):
+                        raise EditError(f"the gradient of {name} is not finite in epoch {epoch + 1} of the fine-tuning")
                 adam.step()
             if options.epsilon is not None:
                 _confine(leaves, start, options.epsilon)
@@ -110,6 +127,29 @@ def descend(
         if total / len(rows) < options.enough:
             break
     return {name: leaf.detach() for name, leaf in leaves.items()}
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """A mini-batch on the device."""
+
+    rows: Sequence[Row]
+    shares: Sequence[float]
+    answers: Answers
+    share_P: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], shares: Sequence[float], pad: int, device: torch.device) -> _Portion:
+        """From its rows and what their answer tokens count."""
+        return cls(rows, shares, Answers.of(rows, pad, device), torch.tensor(shares, device=device))
+
+    def only(self, items: Sequence[int], pad: int) -> _Portion:
+        """Some of its rows, whose answer tokens count what they do in the whole."""
+        if len(items) == len(self.rows):
+            return self
+        ends = list(accumulate((len(row.labels) for row in self.rows), initial=0))
+        shares = [share for at in items for share in self.shares[ends[at] : ends[at + 1]]]
+        return _Portion.of([self.rows[at] for at in items], shares, pad, self.share_P.device)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from lit_edit.errors import EditError
 from lit_edit.evaluation import Evaluated
 from lit_edit.guards.base import Guard
 from lit_edit.identity import load_pretrained
+from lit_edit.micro_batches import enough_memory
 from lit_edit.preparation import second_moments, spectra
 from lit_edit.prompts import Encoder, sample_contexts
 from lit_edit.sharding import shard
@@ -179,6 +180,7 @@ class EditedModel(Evaluated):
         for listener in self._listeners:
             listener(phase, done, total)
 
+    @enough_memory("what is prepared from the original model", "fewer blocks in --model.layers or a larger device help")
     def prepare(self) -> None:
         """Context templates, second moments, spectra: all from the original model, the slow ones from the cache if there."""
         with self.original_model() as anatomy:

@@ -11,6 +11,10 @@ class EditError(Exception):
     """
 
 
+class OutOfMemory(EditError):
+    """Memory does not suffice even for the smallest part of the work, so that the run cannot go on with these settings."""
+
+
 class MalformedRecord(EditError):
     """One row of an edit set that cannot be used; the stream sets it aside and goes on.
 

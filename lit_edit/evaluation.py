@@ -15,6 +15,7 @@ from lit_edit.errors import MalformedRecord
 from lit_edit.forward import greedy
 from lit_edit.generation import end_tokens
 from lit_edit.metrics import EditScores, Interval, paired_change
+from lit_edit.micro_batches import enough_memory
 from lit_edit.probes.base import Probe, no_outcomes
 from lit_edit.prompts import Encoder
 from lit_edit.ranks import Ranks
@@ -97,6 +98,7 @@ class Evaluated(L.LightningModule):
         self.scores = EditScores(protocol)
         self.probe_rows = {probe.name: [] for probe in self._probes()}
 
+    @enough_memory("the evaluation", "smaller --data.scored_at_once and --data.probe_batch_size help")
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loader 0 re-scores edits; each further loader is one probe."""
         if dataloader_idx == 0:

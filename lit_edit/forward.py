@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy, hidden_of
+from lit_edit.micro_batches import enough_memory
 from lit_edit.sharding import given_back
 
 
@@ -165,6 +166,7 @@ def last_mlp_at(anatomy: Anatomy, rows_P: Tensor, columns_P: Tensor) -> Iterator
             handle.remove()
 
 
+@enough_memory("the answer to one prompt")
 @torch.no_grad()
 def greedy(anatomy: Anatomy, ids: Sequence[int], length: int, ends: Collection[int] = ()) -> list[int]:
     """The likeliest continuation of one row, token by token.

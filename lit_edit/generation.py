@@ -21,6 +21,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError, MalformedRecord
 from lit_edit.forward import frozen
+from lit_edit.micro_batches import Room, halving
 from lit_edit.prompts import Encoder
 
 _SAME = 0.1
@@ -53,7 +54,7 @@ def generate(
         seed: of the sampling. Text ``i`` has a generator of its own, of ``seed`` and ``i``; tokens are drawn on the CPU, so
             that a seed gives the same texts on every device that computes the same numbers.
         total: count the prompt's tokens into ``tokens`` (a prompt that long gets an empty continuation).
-        tokens_at_once: padded tokens per batch, new ones included.
+        tokens_at_once: padded tokens per batch, new ones included; halved where memory runs out.
 
     Raises:
         EditError: if ``tokens`` or ``top_k`` is not positive, a string of ``until`` is empty, or the model cannot generate.
@@ -71,14 +72,23 @@ def generate(
     with frozen(anatomy.model), _plain(anatomy.model):
         budget = _affordable(anatomy, tokens_at_once)
         apart = len({len(rows[i]) for i in order}) > 1 and not _pads_well(anatomy, encoder)
-        for batch in _batches(order, rows, room, budget, anatomy.positions, apart):
+
+        def some(batch: list[int]) -> list[list[int]]:
             stop = _Stop(encoder, [rows[i] for i in batch], [room[i] for i in batch], until)
             draw = None if top_k is None else _TopK(top_k, [seed * 1_000_003 + i for i in batch])
             new = _run(anatomy, encoder, [rows[i] for i in batch], max(room[i] for i in batch), ends, stop, draw).sequences
-            for i, row in zip(batch, new[:, len(rows[batch[-1]]) :].tolist(), strict=True):
-                row = row[: room[i]]
-                first = next((at for at, token in enumerate(row) if token in ends), len(row))
-                texts[i] = cut(continuation(encoder, rows[i], row[:first]), until)
+            return new[:, len(rows[batch[-1]]) :].tolist()
+
+        def padded(batch: list[int]) -> int:
+            return len(batch) * (len(rows[batch[-1]]) + max(room[i] for i in batch))
+
+        what, fits = ("one text to continue", "fewer tokens to add or a larger device help"), Room()
+        for whole in _batches(order, rows, room, budget, anatomy.positions, apart):
+            for batch, new in halving(whole, some, *what, fits, padded):
+                for i, row in zip(batch, new, strict=True):
+                    row = row[: room[i]]
+                    first = next((at for at, token in enumerate(row) if token in ends), len(row))
+                    texts[i] = cut(continuation(encoder, rows[i], row[:first]), until)
     return texts
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.forward import logits_at
+from lit_edit.micro_batches import halving
 from lit_edit.prompts import Row, right_pad
 
 
@@ -58,7 +59,8 @@ def capture(
 ) -> tuple[dict[int, Captured], float]:
     """One forward and one backward pass: inputs and output gradients of the down-projections.
 
-    The loss is the mean negative log-likelihood over all answer tokens of the rows.
+    The loss is the mean negative log-likelihood over all answer tokens of the rows. Where memory does not suffice, halves of
+    the rows run one after another; their gradients are still those of that one loss.
 
     Args:
         anatomy: the model; no parameter needs a gradient.
@@ -69,7 +71,32 @@ def capture(
 
     Returns:
         Tokens by layer, row after row, and the loss.
+
+    Raises:
+        OutOfMemory: if a single row is too large.
     """
+    total = sum(len(row.labels) for row in rows)
+    parts = halving(
+        list(range(len(rows))),
+        lambda some: _capture(anatomy, [rows[at] for at in some], layers, pad, answers_only, total),
+        "the gradients of one request",
+    )
+    if len(parts) == 1:
+        return parts[0][1]
+    captured = {
+        layer: Captured(
+            torch.cat([found[layer].inputs_TI for _, (found, _) in parts]),
+            torch.cat([found[layer].gradients_TO for _, (found, _) in parts]),
+        )
+        for layer in layers
+    }
+    return captured, sum(loss for _, (_, loss) in parts)
+
+
+def _capture(
+    anatomy: Anatomy, rows: Sequence[Row], layers: Sequence[int], pad: int, answers_only: bool, total: int
+) -> tuple[dict[int, Captured], float]:
+    """See :func:`capture`; of some rows of a loss over ``total`` answer tokens."""
     answers = Answers.of(rows, pad, anatomy.device)
     shape = answers.inputs["input_ids"].shape
     kept = answers.inputs["attention_mask"].bool()
@@ -81,7 +108,7 @@ def capture(
     with ExitStack() as stack, torch.enable_grad():
         for layer in layers:
             stack.enter_context(_probing(anatomy.down(layer), layer, inputs, probes))
-        loss = answers.losses(anatomy).mean()
+        loss = answers.losses(anatomy).mean() * (len(answers.label_P) / total)
         found = torch.autograd.grad(loss, [probes[layer] for layer in layers])
     captured = {}
     for layer, gradient in zip(layers, found, strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lit_edit.errors import EditError
+from lit_edit.finite import sound
 
 
 def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -20,7 +21,7 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
         dtype: dtype of the weights; never left to the checkpoint.
 
     Raises:
-        EditError: if there is none under that name, or it is not a causal language model.
+        EditError: if there is none under that name, it is not a causal language model, or a weight of it is not finite.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -51,6 +52,11 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except Exception as error:
         raise EditError(f"the tokenizer of {pretrained} cannot be loaded: {_first(error)}") from None
+    said = str(dtype).removeprefix("torch.")
+    weights = ((f"{name} of the model {pretrained}, loaded as {said},", value) for name, value in model.named_parameters())
+    damaged = "the files are damaged, so save or download the model again"
+    fits = dtype != torch.float16  # whose largest number is 65504
+    sound(weights, damaged if fits else f"float16 cannot hold them (--model.dtype bfloat16 and float32 can), or {damaged}")
     return model, tokenizer
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_edit.errors import EditError
+from lit_edit.second_moment import eigen
 
 _WELL = 1e8
 """Condition number up to which an explicit inverse is as good as a factor: it loses half of float64's digits at most."""
@@ -207,7 +208,7 @@ def moment_inverse(mean_II: Tensor, scale: float, ridge: float = 0.0) -> Metric:
         ridge: ``nu`` >= 0.
 
     Raises:
-        EditError: if ``A`` cannot be made positive definite.
+        EditError: if ``A`` cannot be made positive definite, or ``C`` is no second moment.
     """
     try:
         direct = MomentInverse(mean_II, scale, ridge)
@@ -215,9 +216,7 @@ def moment_inverse(mean_II: Tensor, scale: float, ridge: float = 0.0) -> Metric:
             return direct
     except EditError:
         pass
-    mean = mean_II.double()
-    values, vectors = torch.linalg.eigh((mean + mean.T) / 2)
-    return SpectralInverse(values, vectors, scale, ridge)
+    return SpectralInverse(*eigen(mean_II), scale, ridge)
 
 
 def _condition_number(factor_II: Tensor, inverse_II: Tensor, steps: int = 10) -> float:

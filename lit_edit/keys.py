@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +15,11 @@ from torch import Tensor
 from lit_edit.anatomy import Anatomy
 from lit_edit.forward import at_least_float32, block_outputs, reading, run_until, starting_after
 from lit_edit.layout import lay
+from lit_edit.micro_batches import halving
 from lit_edit.prompts import EditRows
 from lit_edit.ranks import Ranks
+
+Read = TypeVar("Read")
 
 
 class KeyPass:
@@ -30,7 +34,7 @@ class KeyPass:
         anatomy: the model.
         requests: rows of every request of the batch.
         pad: token id for padding.
-        requests_at_once: requests per forward pass.
+        requests_at_once: requests per forward pass; halved where memory runs out.
     """
 
     def __init__(self, anatomy: Anatomy, requests: Sequence[EditRows], pad: int, requests_at_once: int = 32) -> None:
@@ -120,8 +124,8 @@ class _Chunk:
         others = [[distinct.setdefault(row.ids, len(distinct)) for row in request.reading[1:]] for request in requests]
         rows = list(distinct)
         # Bare prompts are also run alone, for the values: a layout of their own.
-        self.bare = _Reading(anatomy, rows[:bares], pad)
-        self.rest = _Reading(anatomy, rows[bares:], pad) if len(rows) > bares else None
+        self.bare = _Readings(anatomy, rows[:bares], pad)
+        self.rest = _Readings(anatomy, rows[bares:], pad) if len(rows) > bares else None
         # Every request has the same number of rows: the bare prompt, then the contexts.
         self.row_NJ = torch.tensor([[first, *more] for first, more in zip(bare, others, strict=True)], device=device)
         contexts = self.row_NJ.shape[1] - 1
@@ -140,6 +144,42 @@ class _Chunk:
 
     def values(self, layer: int) -> Tensor:
         return self.bare.values(layer)[self.row_NJ[:, 0]]
+
+
+class _Readings:
+    """Rows that end at their subject, read together, or in parts where memory does not suffice.
+
+    A part that is split is begun anew: it runs the blocks below, as they are by now, once more.
+    """
+
+    def __init__(self, anatomy: Anatomy, rows: Sequence[Sequence[int]], pad: int) -> None:
+        self.anatomy, self.pad = anatomy, pad
+        self.parts: list[tuple[Sequence[Sequence[int]], _Reading | None]] = [(rows, None)]
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`_Reading.rows`."""
+        inputs, outputs = zip(*self._each(lambda part: part.rows(layer)), strict=True)
+        return torch.cat(inputs), torch.cat(outputs)
+
+    def values(self, layer: int) -> Tensor:
+        """See :meth:`_Reading.values`."""
+        return torch.cat(self._each(lambda part: part.values(layer)))
+
+    def _each(self, read: Callable[[_Reading], Read]) -> list[Read]:
+        """What is read of every part."""
+        parts, found = self.parts, []
+        self.parts = []
+        for rows, known in parts:
+
+            def run(items: list[int], rows: Any = rows, known: _Reading | None = known) -> tuple[_Reading, Read]:
+                part = known if len(items) == len(rows) else None
+                part = part or _Reading(self.anatomy, [rows[at] for at in items], self.pad)
+                return part, read(part)
+
+            for items, (part, what) in halving(list(range(len(rows))), run, "the keys of one prompt"):
+                self.parts.append(([rows[at] for at in items], part))
+                found.append(what)
+        return found
 
 
 class _Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,13 +10,68 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lit_edit.errors import EditError
+from lit_edit.errors import OutOfMemory
 
 Part = TypeVar("Part")
+
+LARGER = "--model.dtype bfloat16 or a larger device helps"
+"""What helps where nothing is left to halve, and no setting is known that helps more."""
+
+_SAYINGS = (
+    "can't allocate memory",  # torch's allocator on the CPU
+    "CUDA out of memory",
+    "CUDA error: out of memory",  # a kernel, not the allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
 
 
 class TooLarge(Exception):
     """A part needs more memory than it was given."""
+
+
+class Room:
+    """What has not fitted into memory so far: work that is done thousands of times does not fail at it every time.
+
+    What it splits is split as if it had been tried, so that the parts, and with them the numbers, do not depend on whether
+    somebody remembered.
+    """
+
+    def __init__(self) -> None:
+        self.too_much = math.inf
+        """The smallest cost of a part that did not fit."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, whichever allocator ran out."""
+    if isinstance(error, (TooLarge, torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+
+
+@contextmanager
+def enough_memory(what: str, advice: str = LARGER) -> Iterator[None]:
+    """Say in a sentence what memory does not suffice for, where nothing can be halved.
+
+    Args:
+        what: what is done inside the block.
+        advice: what helps.
+
+    Raises:
+        OutOfMemory: with that sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_little(what, error, advice) from None
+
+
+def too_little(what: str, error: BaseException, advice: str = LARGER) -> OutOfMemory:
+    """What is said where memory does not suffice for something, with the first line of what the allocator said."""
+    said = (str(error).splitlines() or [""])[0].rstrip(". ") or type(error).__name__
+    return OutOfMemory(f"memory does not suffice for {what} ({said}); {advice}")
 
 
 def by_length(lengths: Sequence[int], rows: int, most: int, worth: int) -> list[list[int]]:
@@ -51,35 +107,46 @@ def worth_a_pass(device: torch.device) -> int:
     return 128 if device.type == "cpu" else 4096
 
 
-def halving(items: list[int], run: Callable[[list[int]], Part], what: str) -> list[tuple[list[int], Part]]:
+def halving(
+    items: list[int],
+    run: Callable[[list[int]], Part],
+    what: str,
+    advice: str = LARGER,
+    room: Room | None = None,
+    cost: Callable[[list[int]], float] = len,
+) -> list[tuple[list[int], Part]]:
     """Run over all items at once, and over halves of them where memory does not suffice.
 
     Args:
-        items: what to run over.
+        items: what to run over, at least one.
         run: does the work; what it began with too many items must leave no trace.
         what: of what one item is too large, for the error.
+        advice: what helps then, for the error.
+        room: what did not fit before, where the same work is done again and again.
+        cost: how much memory some items take, in any unit; a half must not cost more than the whole.
 
     Returns:
-        The parts that were run, and what came of each.
+        The parts that were run, and what came of each; together the items in their order.
 
     Raises:
-        EditError: if a single item is too large.
+        OutOfMemory: if a single item is too large.
     """
-    try:
-        return [(items, run(items))]
-    except (TooLarge, torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, (TooLarge, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
-            raise
-        if len(items) == 1:
-            raise EditError(
-                f"memory does not suffice for {what} ({str(error).splitlines()[0]}); "
-                "--model.dtype bfloat16 or a larger device helps"
-            ) from None
-    # Outside of the handler: the exception would keep everything alive that the failed attempt had made.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    size = cost(items)
+    if len(items) == 1 or room is None or size < room.too_much:
+        try:
+            return [(items, run(items))]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(items) == 1:
+                raise too_little(what, error, advice) from None
+        if room is not None:
+            room.too_much = min(room.too_much, size)
+        # Outside of the handler: the exception would keep everything alive that the failed attempt had made.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     middle = len(items) // 2
-    return [*halving(items[:middle], run, what), *halving(items[middle:], run, what)]
+    return [part for half in (items[:middle], items[middle:]) for part in halving(half, run, what, advice, room, cost)]
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.data.loader import fingerprint
 from lit_edit.edited import EditedModel
 from lit_edit.editors.base import Editor
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, Rejected
+from lit_edit.finite import new_state, sound
 from lit_edit.guards.base import Guard
 from lit_edit.identity import changes, check_identity
 from lit_edit.interrupts import Interrupts
 from lit_edit.journal import Applied, Journal
+from lit_edit.micro_batches import enough_memory
 from lit_edit.outcome import BatchOutcome
 from lit_edit.prompts import EditRows
 from lit_edit.replicas import check_alike
@@ -30,7 +32,9 @@ from lit_edit.state import State, restore, snapshot
 from lit_edit.store import Store
 from lit_edit.strategies import ranks_of
 from lit_edit.targets import TargetOptions, Targets
-from lit_edit.workbench import Rejected, Workbench, solving
+from lit_edit.workbench import Workbench, solving
+
+_RESUME = "go on from the latest checkpoint with --ckpt_path last"
 
 
 class ContinualEditor(EditedModel):
@@ -209,10 +213,36 @@ class ContinualEditor(EditedModel):
                 source = request.source or f"stream position {batch.start + index}"
                 outcome.set_aside.append(SetAside(source, error.field, error.reason))
         bench = self.workbench()
-        aimed = self.editor.aim(bench, rows) if rows else None
+        aimed = self._aimed(outcome, bench, rows)
         outcome.scalars["time/walk_seconds"] = time.perf_counter() - started - bench.seconds
         self._pending = (outcome, rows, bench, aimed)
         return torch.tensor(_mean(bench.losses, "loss_N"))
+
+    def _aimed(self, outcome: BatchOutcome, bench: Workbench, rows: list[EditRows]) -> Targets | None:
+        """What the editor aims at; the batch is rejected where that is not finite."""
+        self._stand()
+        try:
+            with self.ranks.together(), enough_memory(f"the targets of a batch of {len(rows)} requests"):
+                return self.editor.aim(bench, rows) if rows else None
+        except Rejected as reason:
+            outcome.rejected = str(reason)
+            return None
+
+    def _stand(self, state: bool = True) -> None:
+        """Make sure that the masters, and the state of editor and guards, hold numbers.
+
+        Raises:
+            EditError: if one of them is not finite. They were when they were written: a callback, a schedule or the machine
+                has spoilt them, and every batch from here on would be rejected.
+        """
+        try:
+            sound(((f"the edited weight of layer {layer}", self.master(layer)) for layer in self.layers), _RESUME)
+            for part in (self.editor, *self.guard_list()) if state else ():
+                kept = f"the state of {type(part).__name__}"
+                sound(((f"{kept} ({name})", value) for name, value in part.named_buffers()), _RESUME)
+        except EditError:
+            self.whole = False  # the latest checkpoint is what counts
+            raise
 
     def workbench(self) -> Workbench:
         """The model, its weights and the guards, ready for one batch."""
@@ -238,16 +268,19 @@ class ContinualEditor(EditedModel):
         before = snapshot(bench.stateful)
         changes: dict[int, Tensor] = {}
         try:
-            if rows:
-                with self.ranks.together(), solving():
+            if rows and outcome.rejected is None:
+                with self.ranks.together(), solving(f"the solve of a batch of {len(rows)} requests"):
                     self.editor.change(bench, rows, aimed)
                     bench.finish()
+                    new_state(bench.stateful, before)
             changes, self._state = bench.changes, snapshot(bench.stateful)
         except Rejected as reason:
             outcome.rejected, self._state = str(reason), before
         finally:
             restore(before)
             bench.clear()
+        if outcome.rejected is not None and self._random:
+            set_random_state(self._random)  # what a rejected batch has drawn, the next one draws
         self._hand_over(changes)
         self._account(outcome, rows, bench)
         outcome.scalars["time/targets_seconds"] = bench.seconds
@@ -271,6 +304,7 @@ class ContinualEditor(EditedModel):
             outcome.keys = {layer: torch.cat(parts) for layer, parts in bench.keys.items()}
         outcome.loss, outcome.probability = _mean(bench.losses, "loss_N"), _mean(bench.losses, "probability_N")
 
+    @enough_memory("applying a batch to the weights")
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
@@ -288,8 +322,9 @@ class ContinualEditor(EditedModel):
         try:
             try:
                 super().optimizer_step(epoch, batch_idx, optimizer, lambda: found)
-                # Here and not earlier: clipping, a learning rate or a callback may have changed what is really applied.
                 with self.ranks.together():
+                    self._stand(state=False)
+                    # Here and not earlier: clipping, a learning rate or a callback may have changed what is really applied.
                     self._record(before)
             except BaseException:
                 for layer, weight in before.items():  # what could not be recorded was not written
@@ -373,6 +408,7 @@ class ContinualEditor(EditedModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the masters and the state of editor and guards; leave out the model, which can be loaded again."""
+        self._stand()
         checkpoint["state_dict"] = {
             name: value
             for name, value in checkpoint["state_dict"].items()
@@ -406,6 +442,8 @@ class ContinualEditor(EditedModel):
         """Refuse a checkpoint of another model, editor, guard or layer set; take up position, templates and random state."""
         held = {name for name in self.state_dict() if name.startswith(("masters.", "editor.", "guards."))}
         state = check_identity(checkpoint, self._identity(), held)
+        stored = ((f"the checkpoint's {name}", value) for name, value in checkpoint["state_dict"].items())
+        sound(stored, "resume from an earlier checkpoint")
         trainer = self.trainer
         if trainer.training and not checkpoint.get("optimizer_states"):
             raise EditError(

@@ -9,7 +9,6 @@ import hashlib
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,10 +17,12 @@ from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
+from lit_edit.micro_batches import Room, enough_memory, halving
 from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import right_pad
 from lit_edit.ranks import Ranks
 from lit_edit.replicas import check_alike
+from lit_edit.second_moment import SecondMoment
 from lit_edit.sharding import given_back
 
 WINDOW = 256
@@ -29,37 +30,6 @@ WINDOW = 256
 
 _DIRECTIONS = 32
 """Random directions in which two halves of the text are compared; they tell a Frobenius norm to about 10 %."""
-
-
-@dataclass(frozen=True)
-class SecondMoment:
-    r"""Mean uncentred second moment :math:`C = \frac1M \sum_{i=1}^{M} x_i x_i^T` of the inputs of one down-projection."""
-
-    mean: Tensor  # [I, I], float32 (released statistics are float32 too)
-    count: int
-    """Number of tokens M."""
-    change: float = math.nan
-    r"""How well :math:`C` is known: relative Frobenius distance between the moment of half of the tokens and that of all, NaN
-    where nobody knows. For independent halves its expected square is that of the relative error of :math:`C` itself."""
-    effective: float = math.nan
-    r"""How many tokens carry it, :math:`(\sum_i \|x_i\|^2)^2 / \sum_i \|x_i\|^4` (Kish 1965): one huge activation outweighs
-    thousands of tokens. NaN where nobody knows."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What the store keeps."""
-        numbers = {"count": self.count, "change": self.change, "effective": self.effective}
-        return {"mean": self.mean, **{name: torch.tensor(value) for name, value in numbers.items()}}
-
-    @classmethod
-    def of(cls, kept: dict[str, Tensor], device: torch.device) -> SecondMoment:
-        """What the store gave back."""
-        return cls(kept["mean"].to(device), int(kept["count"]), float(kept["change"]), float(kept["effective"]))
-
-    def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (ascending, ``[d_in]``) and eigenvectors (columns, ``[d_in, d_in]``), float64, on the tensor's device."""
-        mean = self.mean.double()
-        values, vectors = torch.linalg.eigh((mean + mean.T) / 2)
-        return values, vectors
 
 
 class MomentSum:
@@ -96,13 +66,22 @@ class MomentSum:
             half: how many of them belong to the first half.
         """
         keys = keys_NI.float()
-        for start in range(0, keys.shape[1], self.panel):
-            # float32 into float64, without a float64 copy of the product
-            self.total[start : start + self.panel, start:] += keys[:, start : start + self.panel].T @ keys[:, start:]
+        parts = keys[:half], keys[half:]
+        # Whatever needs memory comes before the first number is added, or it could not be begun anew with fewer keys.
         squares_N = keys.square().sum(1).double()
-        self.squares += torch.stack([squares_N.sum(), squares_N.square().sum()])
-        for index, part in enumerate((keys[:half], keys[half:])):
-            self.sketches[index] += part.T @ (part @ self.signs_IS)
+        squares = torch.stack([squares_N.sum(), squares_N.square().sum()])
+        thin = [part.T @ (part @ self.signs_IS) for part in parts]
+        product = keys[:, : self.panel].T @ keys
+        with enough_memory("a second moment", "fewer blocks in --model.layers or a larger device help"):
+            for start in range(0, keys.shape[1], self.panel):
+                if start:
+                    product = keys[:, start : start + self.panel].T @ keys[:, start:]
+                # float32 into float64, without a float64 copy of the product
+                self.total[start : start + self.panel, start:] += product
+                del product
+        self.squares += squares
+        for index, part in enumerate(parts):
+            self.sketches[index] += thin[index]
             self.counts[index] += len(part)
 
     def state(self) -> dict[str, Tensor]:
@@ -158,17 +137,19 @@ def collect(
         layers: blocks whose down-projection inputs are wanted.
         tokens: how many tokens to use; a shorter corpus is used whole.
         pad: token id for padding (padding never enters the sum).
-        tokens_at_once: padded tokens per forward pass; default: 1024 on a CPU (more overflow its caches), else 8192.
+        tokens_at_once: padded tokens per forward pass; default: 1024 on a CPU (more overflow its caches), else 8192. Halved
+            where memory runs out.
         on_tokens: told ``(tokens so far, tokens wanted)`` after every pass.
         partial: where the sums are kept every now and then; a pass that finds some goes on from there.
         ranks: who shares the passes; everyone reads all rows, and gets all of the sums.
 
     Raises:
         EditError: if the corpus holds no token, or a key is not finite.
+        OutOfMemory: if a single document, or a sum, is too large.
         Stale: if ``partial`` holds the sums of other text than ``rows``.
     """
     ranks = ranks or Ranks()
-    sums = {layer: MomentSum(anatomy.d_inner, anatomy.device) for layer in layers}
+    sums, room = {layer: MomentSum(anatomy.d_inner, anatomy.device) for layer in layers}, Room()
     behind, seen, text = 0, 0, hashlib.sha256()
     kept = None if partial is None else partial.load()
     if len(set(ranks.everyone(0 if kept is None else int(kept["batches"])))) > 1:
@@ -192,7 +173,7 @@ def collect(
                 raise Stale
         else:
             if number % ranks.workers == ranks.worker:
-                _add(anatomy, batch, pad, sums)
+                _add(anatomy, batch, pad, sums, room)
             if partial is not None and seen < tokens and number % ranks.workers == 0 and ranks.of_first(partial.due()):
                 states = {f"{layer}.{name}": value for layer, total in sums.items() for name, value in total.state().items()}
                 partial.save({**states, "batches": torch.tensor(number), "text": digest})
@@ -246,8 +227,30 @@ class _Enough(Exception):
     """Raised inside a hook to leave a forward pass before the last down-projection runs."""
 
 
-def _add(anatomy: Anatomy, batch: Sequence[Document], pad: int, sums: dict[int, MomentSum]) -> None:
-    """Run one batch and add the keys of every layer."""
+def _add(anatomy: Anatomy, batch: Sequence[Document], pad: int, sums: dict[int, MomentSum], room: Room) -> None:
+    """Run one batch and add the keys of every layer; in halves where memory does not suffice."""
+    added: dict[int, set[int]] = {layer: set() for layer in sums}
+
+    def run(items: list[int]) -> None:
+        # A pass that breaks off has added the keys of some layers, which its halves leave out.
+        missing = {layer: total for layer, total in sums.items() if not added[layer].issuperset(items)}
+        if missing:
+            _run(anatomy, [batch[at] for at in items], pad, missing, lambda layer: added[layer].update(items))
+
+    halving(
+        list(range(len(batch))),
+        run,
+        "the keys of one document",
+        "a --model.corpus whose max_tokens or length is smaller, or a larger device, helps",
+        room,
+        lambda items: len(items) * max(len(batch[at][1]) for at in items),
+    )
+
+
+def _run(
+    anatomy: Anatomy, batch: Sequence[Document], pad: int, sums: dict[int, MomentSum], on_layer: Callable[[int], None]
+) -> None:
+    """One pass; tells ``on_layer`` of every layer whose keys have been added."""
     inputs = right_pad([row for _, row in batch], pad, anatomy.device)
     lengths = torch.tensor([len(row) for _, row in batch])
     there_BT = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -262,6 +265,7 @@ def _add(anatomy: Anatomy, batch: Sequence[Document], pad: int, sums: dict[int, 
             keys = args[0] if args else next(iter(kwargs.values()))
             # Some families (OPT) flatten rows and positions before the MLP.
             sums[layer].add(keys.reshape(-1, keys.shape[-1])[places_N], len(first))
+            on_layer(layer)
             if layer == last:
                 raise _Enough
 

@@ -28,8 +28,9 @@ from torch import Tensor
 from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import SampledCorpus
 from lit_edit.errors import EditError
-from lit_edit.moments import SecondMoment, collect
+from lit_edit.moments import collect
 from lit_edit.prompts import Encoder
+from lit_edit.second_moment import SecondMoment
 
 _FIELDS = (("mom2.mom2", "mom2.count"), ("mom2", "count"))
 """Names of matrix and count: of combined statistics, which all released files are, and of a single one."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lit_edit.anatomy import PACK, Anatomy
+from lit_edit.anatomy import Anatomy
 from lit_edit.errors import MalformedRecord
 from lit_edit.forward import frozen, logits_at
-from lit_edit.packing import pack_inputs, packed_logits_at, plant
-from lit_edit.prompts import Encoder, right_pad
+from lit_edit.micro_batches import Room, halving
+from lit_edit.packing import packed_logits_at
+from lit_edit.passes import Pass, passes
+from lit_edit.prompts import Encoder
 from lit_edit.records import RecordScores, Tally, asked
 from lit_edit.request import EditRequest
-
-_WORTH = 256
-"""Tokens from which a forward pass is no faster per token for being larger, so that padding is pure loss."""
-
-_PASS = 1024
-"""Tokens of packs in a forward pass on a CPU, enough for its matrix products; larger ones only leave the cache."""
-
 
 _REMEMBERED = 2**16
 """Locality rows whose answers by the unedited model are kept, a few hundred bytes each; beyond, all are asked anew."""
@@ -41,13 +36,13 @@ class AnswerScores:
     """Whether it is the answer's token."""
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What a model is called with, and where in it rows are found: ``{row: (line, columns of its tokens)}``."""
+@dataclass
+class _Found:
+    """What is known of answers so far."""
 
-    inputs: dict[str, Tensor]
-    where: Mapping[int, tuple[int, Sequence[int]]]
-    packed: bool
+    nll: Tensor
+    predicted: list[tuple[int, ...]]
+    right: list[tuple[bool, ...]]
 
 
 class Scorer:
@@ -58,7 +53,7 @@ class Scorer:
     Args:
         anatomy: the model.
         encoder: its tokenizer.
-        tokens_at_once: padded tokens per forward pass.
+        tokens_at_once: padded tokens per forward pass; halved where memory runs out.
     """
 
     def __init__(self, anatomy: Anatomy, encoder: Encoder, tokens_at_once: int = 8192) -> None:
@@ -67,6 +62,8 @@ class Scorer:
         self.tokens_at_once = min(tokens_at_once, max(256, 2**28 // anatomy.vocabulary))
         self._unedited: Callable[[], AbstractContextManager[object]] | None = None
         self._said: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
+        self._rooms = {True: Room(), False: Room()}
+        """For passes in packs, and others."""
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> AnswerScores:
         """Score ``(prompt, answer)`` pairs; the answer follows the prompt after one blank.
@@ -182,47 +179,72 @@ class Scorer:
 
         Args:
             rows: token ids and the index (at least 1) of the first one to score.
+
+        Raises:
+            OutOfMemory: if a single row is too large.
         """
         count = len(rows)
-        nll = torch.zeros(count)
-        predicted: list[tuple[int, ...]] = [()] * count
-        right: list[tuple[bool, ...]] = [()] * count
+        found = _Found(torch.zeros(count), [()] * count, [()] * count)
         fed, place = _merged([tuple(ids[:-1]) for ids, _ in rows])
         held: list[list[int]] = [[] for _ in fed]
         for index, at in enumerate(place):
             held[at].append(index)
         with frozen(self.anatomy.model):
-            for one in self._passes(fed):
-                mine: list[int] = []
-                spots: dict[tuple[int, int], int] = {}  # two answers to one prompt begin at one position
-                spot_P: list[int] = []
-                labels: list[int] = []
-                for at, (line, columns) in one.where.items():
-                    for index in held[at]:
-                        ids, first = rows[index]
-                        mine.append(index)
-                        labels.extend(ids[first:])
-                        own = columns[first - 1 : len(ids) - 1]
-                        spot_P.extend(spots.setdefault((line, column), len(spots)) for column in own)
-                nll_P, best_P = self._at(one, list(spots), spot_P, labels)
-                start = 0
-                for index in mine:
-                    ids, first = rows[index]
-                    size = len(ids) - first
-                    nll[index] = nll_P[start : start + size].mean()
-                    predicted[index] = tuple(best_P[start : start + size])
-                    right[index] = tuple(a == b for a, b in zip(predicted[index], ids[first:], strict=True))
-                    start += size
-        tokens = torch.tensor([len(part) for part in right], dtype=torch.long)
-        correct = torch.tensor([all(part) for part in right], dtype=torch.bool)
-        return AnswerScores(nll, correct, tokens, tuple(predicted), tuple(right))
+            for one in passes(self.anatomy, fed, self.tokens_at_once):
+                self._score(one, fed, held, rows, found)
+        tokens = torch.tensor([len(part) for part in found.right], dtype=torch.long)
+        correct = torch.tensor([all(part) for part in found.right], dtype=torch.bool)
+        return AnswerScores(found.nll, correct, tokens, tuple(found.predicted), tuple(found.right))
 
-    def _at(self, one: _Pass, spots: list[tuple[int, int]], spot_P: list[int], labels: list[int]) -> tuple[Tensor, list[int]]:
+    def _score(
+        self,
+        whole: Pass,
+        fed: Sequence[tuple[int, ...]],
+        held: Sequence[Sequence[int]],
+        rows: Sequence[tuple[list[int], int]],
+        found: _Found,
+    ) -> None:
+        """Run a pass, or its halves where memory does not suffice, and read off the answers that its rows hold."""
+
+        def run(items: list[int]) -> None:
+            one = whole if len(items) == len(whole.where) else whole.of(items, fed)
+            mine: list[int] = []
+            spots: dict[tuple[int, int], int] = {}  # two answers to one prompt begin at one position
+            spot_P: list[int] = []
+            labels: list[int] = []
+            for at, (line, columns) in one.where.items():
+                for index in held[at]:
+                    ids, first = rows[index]
+                    mine.append(index)
+                    labels.extend(ids[first:])
+                    own = columns[first - 1 : len(ids) - 1]
+                    spot_P.extend(spots.setdefault((line, column), len(spots)) for column in own)
+            nll_P, best_P = self._at(one, fed, list(spots), spot_P, labels)
+            start = 0
+            for index in mine:
+                ids, first = rows[index]
+                size = len(ids) - first
+                found.nll[index] = nll_P[start : start + size].mean()
+                found.predicted[index] = tuple(best_P[start : start + size])
+                found.right[index] = tuple(a == b for a, b in zip(found.predicted[index], ids[first:], strict=True))
+                start += size
+
+        room, rows_of = self._rooms[bool(whole.packs)], list(whole.where)
+        halving(rows_of, run, "the score of one text", room=room, cost=lambda items: sum(len(fed[at]) for at in items))
+
+    def _at(
+        self,
+        one: Pass,
+        fed: Sequence[tuple[int, ...]],
+        spots: list[tuple[int, int]],
+        spot_P: list[int],
+        labels: list[int],
+    ) -> tuple[Tensor, list[int]]:
         """-log p of labels and the argmax at distinct positions ``spots`` of a pass, given by number in ``spot_P``."""
         device = self.anatomy.device
         row_U, column_U = torch.tensor(spots, device=device).T
-        read = packed_logits_at if one.packed else logits_at
-        logits_UV = read(self.anatomy, one.inputs, row_U, column_U)
+        read = packed_logits_at if one.packs else logits_at
+        logits_UV = read(self.anatomy, one.inputs(fed, self.encoder.pad, device, self.anatomy.dtype), row_U, column_U)
         at_P, label_P = torch.tensor(spot_P, device=device), torch.tensor(labels, device=device)
         # The greatest logit comes off first, in place: log p as log_softmax forms it, which does not cancel for a confident
         # answer as the logit less logsumexp would, without another table of the vocabulary.
@@ -231,40 +253,6 @@ class Scorer:
         below_P = below_UV[at_P, label_P]
         nll_P = below_UV.exp_().sum(-1).log()[at_P] - below_P
         return nll_P.cpu(), best_U[at_P].tolist()
-
-    def _passes(self, fed: Sequence[tuple[int, ...]]) -> Iterator[_Pass]:
-        """All forward passes over distinct rows: in packs where that is less to compute, else in batches of like length."""
-        pad, device = self.encoder.pad, self.anatomy.device
-        size = min(PACK, self.tokens_at_once, self.anatomy.positions)
-        left = sorted(range(len(fed)), key=lambda at: len(fed[at]))
-        batches = self._batches([at for at in left if len(fed[at]) <= size // 2], fed)
-        short = sorted((at for batch in batches for at in batch), key=lambda at: fed[at])
-        packs = plant([fed[at] for at in short], size)
-        packed = sum(len(pack.ids) for pack in packs)
-        if sum(len(batch) * len(fed[batch[-1]]) for batch in batches) - packed >= size and self.anatomy.packs:
-            at_once = max(1, (min(self.tokens_at_once, _PASS) if device.type == "cpu" else self.tokens_at_once) // size)
-            for start in range(0, len(packs), at_once):
-                some = packs[start : start + at_once]
-                where = {short[number]: (line, path) for line, pack in enumerate(some) for number, path in pack.paths.items()}
-                yield _Pass(pack_inputs(some, pad, device, self.anatomy.dtype), where, packed=True)
-            left = [at for at in left if len(fed[at]) > size // 2]
-        for batch in self._batches(left, fed):
-            inputs = right_pad([fed[at] for at in batch], pad, device)
-            yield _Pass(inputs, {at: (line, range(len(fed[at]))) for line, at in enumerate(batch)}, packed=False)
-
-    def _batches(self, order: list[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Rows in batches, given in ascending length: under the budget, and of like length where a batch is worth a pass."""
-        batches: list[list[int]] = []
-        shortest = 0
-        for index in order:  # the newest row is the longest of its batch
-            size = len(rows[index])
-            held = len(batches[-1]) if batches else 0
-            padded = size * (held + 1)
-            if not batches or padded > self.tokens_at_once or (held * shortest >= _WORTH and size > 1.15 * shortest):
-                batches.append([])
-                shortest = size
-            batches[-1].append(index)
-        return batches
 
 
 def _merged(rows: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_edit.micro_batches import enough_memory
+
 Energy = Literal["sigma", "sigma2"]
 RankRule = Literal["at_least", "released"]
 
@@ -73,9 +75,11 @@ def gram_svd(matrix_OI: Tensor, choose: Callable[[Tensor], int] = len) -> tuple[
         Left ``[d_out, n]``, singular values ``[n]``, right ``[d_in, n]``, float64.
     """
     short_first = matrix_OI if matrix_OI.shape[0] <= matrix_OI.shape[1] else matrix_OI.T
-    values, vectors = torch.linalg.eigh(short_first @ short_first.T)
-    count = choose(_roots(values.flip(0)))
-    return triples(matrix_OI, values.flip(0)[:count], vectors.flip(1)[:, :count])
+    size = " x ".join(map(str, matrix_OI.shape))
+    with enough_memory(f"the singular values of a matrix of {size} in float64", "the CPU or a larger device helps"):
+        values, vectors = torch.linalg.eigh(short_first @ short_first.T)
+        count = choose(_roots(values.flip(0)))
+        return triples(matrix_OI, values.flip(0)[:count], vectors.flip(1)[:, :count])
 
 
 def triples(matrix_OI: Tensor, values: Tensor, short: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ Legend: N = requests, O = d_out, I = d_in.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.delta import Delta
-from lit_edit.errors import EditError, Rejected
+from lit_edit.boundary import random_state, set_random_state
+from lit_edit.delta import Delta, is_finite
+from lit_edit.errors import EditError, OutOfMemory, Rejected
+from lit_edit.finite import FiniteReads, finite, new_state, writable
 from lit_edit.gradients import Captured, capture
 from lit_edit.guards.base import Guard
 from lit_edit.keys import KeyPass, SharedKeyPass
+from lit_edit.micro_batches import enough_memory
 from lit_edit.prompts import EditRows, Row
 from lit_edit.ranks import RankFailed, Ranks
 from lit_edit.spectrum import Subspace
@@ -86,10 +90,14 @@ class Workbench:
         return next((space for space in spaces if space is not None), None)
 
     def reader(self, rows: Sequence[EditRows]) -> KeyPass:
-        """Reads keys and values of some requests; ranks run a share of them each."""
+        """Reads keys and values of some requests; ranks run a share of them each.
+
+        Raises:
+            Rejected: as soon as something that is not finite is read.
+        """
         if self.ranks.workers > 1:
-            return SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once)
-        return KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once)
+            return FiniteReads(SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once))
+        return FiniteReads(KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once))
 
     def capture(self, portions: Sequence[Sequence[Row]], answers_only: bool) -> list[tuple[dict[int, Captured], float]]:
         """What the loss of each portion asks of the edited layers, see :func:`lit_edit.gradients.capture`.
@@ -99,6 +107,9 @@ class Workbench:
         Args:
             portions: rows that go through the model together.
             answers_only: see :func:`lit_edit.gradients.capture`.
+
+        Raises:
+            Rejected: if an input or a gradient is not finite.
         """
         done = 0
 
@@ -110,6 +121,10 @@ class Workbench:
             return {layer: tokens.to(torch.device("cpu")) for layer, tokens in found.items()}, loss
 
         found = self.ranks.share(portions, lambda mine: [one(rows) for rows in mine])
+        for part, _ in found:
+            for layer, tokens in part.items():
+                finite(f"the inputs of layer {layer}", tokens.inputs_TI)
+                finite(f"the gradients of layer {layer}", tokens.gradients_TO)
         return [({layer: tokens.to(self.anatomy.device) for layer, tokens in part.items()}, loss) for part, loss in found]
 
     @contextmanager
@@ -135,6 +150,9 @@ class Workbench:
             layer: block whose output is changed; default: the last edited one.
             origin_ND: see there.
             extra: further arguments of :func:`lit_edit.targets.optimise`.
+
+        Raises:
+            Rejected: if a target value is not finite.
         """
         started = time.perf_counter()
         where = self.layers[-1] if layer is None else layer
@@ -158,6 +176,7 @@ class Workbench:
         found = Targets(*self.ranks.share_rows(shares, own))
         self.losses.append(found)
         self.seconds += time.perf_counter() - started
+        finite(f"the target values of layer {where}", found.values_ND)
         return found
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -167,19 +186,18 @@ class Workbench:
         """Change a weight by what the guards leave of ``delta``.
 
         Raises:
-            Rejected: if the change is not finite.
+            Rejected: if the change, or what a guard leaves of it, is not finite.
         """
         self._finished = False
+        writable(f"the change solved for layer {layer}", delta)
         self._solved.setdefault(layer, []).append(delta)
         delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
         self._of_first(delta)
-        if not delta.is_finite():
-            raise Rejected(f"the change of layer {layer} is not finite")
         dense = delta.dense().float()
         self.deltas.setdefault(layer, []).append(delta)
         before = self.changes.get(layer)
         self.changes[layer] = dense if before is None else before + dense
-        self._show(layer, self.weight(layer))
+        self._change(layer)
 
     def wrote_to(self, layer: int, keys_NI: Tensor) -> None:
         """Keep the keys ``[n, d_in]`` of requests that a layer now answers, for callbacks that follow them."""
@@ -197,7 +215,7 @@ class Workbench:
         Nothing happens where nothing was written since the last time.
 
         Raises:
-            Rejected: if a change is not finite or over the budget.
+            Rejected: if what a guard leaves is not finite, or a change is over the budget.
         """
         if self._finished:
             return
@@ -210,12 +228,10 @@ class Workbench:
                 cut = self._guarded(layer, solved, self.master(layer), deferred=True)
                 self._of_first(cut)
                 self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
-                self._show(layer, self.weight(layer))
+                self._change(layer)
         for layer, change in self.changes.items():
-            if not bool(torch.isfinite(change).all()):
-                raise Rejected(f"the change of layer {layer} is not finite")
-            norm = float(change.double().norm())
-            share = norm / float(self.original(layer).norm())
+            norm, size = float(change.double().norm()), float(self.original(layer).norm())
+            share = norm / size if size else math.inf * bool(norm)
             if self.max_change is not None and share > self.max_change:
                 allowed = f"over the budget of {self.max_change:g}"
                 raise Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, {allowed}")
@@ -236,12 +252,15 @@ class Workbench:
             deltas = {layer: list(parts) for layer, parts in self.deltas.items()}
             keys = {layer: list(parts) for layer, parts in self.keys.items()}
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
+            random = random_state()
             try:
                 with self.ranks.together(), solving():
                     edit([row])
+                    new_state(self.stateful, state)
             except Rejected as reason:
                 self.refused.append((row, str(reason)))
                 restore(state)
+                set_random_state(random)
                 self.changes, self._solved, self.losses, self._seen = changes, solved, losses, seen
                 self.deltas, self.keys = deltas, keys
                 for layer in self.layers:
@@ -271,6 +290,13 @@ class Workbench:
         """The first rank's numbers on every rank: the same solve may round otherwise on another device."""
         self.ranks.overwrite([part for part in (delta.left, delta.right, delta.full) if part is not None])
 
+    def _change(self, layer: int) -> None:
+        """Show what a layer's weight has become, if that is a weight."""
+        self._show(layer, self.weight(layer))
+        if not is_finite(self.anatomy.shown(layer)):  # a sum of finite changes, or a cast of it, may overflow
+            dtype = str(self.anatomy.dtype).removeprefix("torch.")
+            raise Rejected(f"the weight of layer {layer} with its change is not finite in {dtype}")
+
     def _show(self, layer: int, weight: Tensor) -> None:
         with torch.no_grad():
             self.anatomy.show(layer, weight)
@@ -279,9 +305,11 @@ class Workbench:
         for name, guard in _named(self.guards):
             if guard.deferred and not deferred:
                 continue
-            cut = guard(layer, delta, weight)
-            for what, value in guard.report(layer, delta, cut).items():
-                self.note(f"guard/{name}/{what}/layer_{layer}", value)
+            with solving(f"the guard {name} at layer {layer}"):
+                cut = guard(layer, delta, weight)
+                writable(f"what {name} left of the change of layer {layer}", cut)
+                for what, value in guard.report(layer, delta, cut).items():
+                    self.note(f"guard/{name}/{what}/layer_{layer}", value)
             delta = cut
         return delta
 
@@ -293,11 +321,20 @@ def _named(guards: Sequence[Guard]) -> list[tuple[str, Guard]]:
 
 
 @contextmanager
-def solving() -> Iterator[None]:
-    """Turn the failure of a solve into the rejection of what was to be written."""
+def solving(what: str = "the solve") -> Iterator[None]:
+    """Turn the failure of a solve into the rejection of what was to be written.
+
+    Args:
+        what: what is solved, with its layer.
+
+    Raises:
+        Rejected: if it has no solution.
+        OutOfMemory: if memory does not suffice for it, which leaving the batch out would not mend.
+    """
     try:
-        yield
-    except RankFailed:
+        with enough_memory(what, "a smaller --data.batch_size or a larger device helps"):
+            yield
+    except (OutOfMemory, RankFailed):
         raise  # nothing that leaving the batch out would mend
     except (torch.linalg.LinAlgError, EditError) as error:
-        raise Rejected(f"the solve failed: {error}") from error
+        raise Rejected(f"{what} failed: {error}") from error

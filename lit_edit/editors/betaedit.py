@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from lit_edit.delta import Delta
 from lit_edit.editors.locate import required
 from lit_edit.editors.preserving import PreservingEditor
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, Rejected
 from lit_edit.inverses import SpectralInverse
-from lit_edit.moments import SecondMoment
+from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
 from lit_edit.state import Growing
-from lit_edit.workbench import Rejected
 
 
 class BetaEdit(PreservingEditor):

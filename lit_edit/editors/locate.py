@@ -14,13 +14,14 @@ from torch import Tensor
 
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.base import Editor
+from lit_edit.finite import finite
 from lit_edit.inverses import Inverse
-from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
+from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Rejected, Workbench
+from lit_edit.workbench import Workbench, solving
 
 
 class LocateThenEdit(Editor):
@@ -79,7 +80,8 @@ class LocateThenEdit(Editor):
         keys = self.walk(bench, rows, aimed.values_ND)
         bench.finish()
         for layer, keys_NI in keys.items():
-            self.remember(layer, keys_NI, bench.weight(layer))
+            with solving(f"what {type(self).__name__} remembers of layer {layer}"):
+                self.remember(layer, keys_NI, bench.weight(layer))
             bench.wrote_to(layer, keys_NI)
 
     @torch.no_grad()
@@ -104,12 +106,12 @@ class LocateThenEdit(Editor):
             keys = reader.keys(layer)
             residuals = (targets_ND - reader.values(bench.layers[-1])) / (len(bench.layers) - index)
             residuals = bench.anatomy.pull_back(layer, reader.written(), residuals)
-            for name, value in (("keys", keys), ("residuals", residuals)):
-                if not bool(torch.isfinite(value).all()):
-                    raise Rejected(f"the {name} of layer {layer} are not finite")
+            finite(f"the residuals of layer {layer}", residuals)
             bench.note(f"delta/residual_norm/layer_{layer}", float(residuals.norm(dim=1).mean()))
             found[layer] = keys
-            bench.write(layer, self.solve(layer, keys, residuals, bench.weight(layer), bench.avoid(layer)))
+            with solving(f"the solve of layer {layer}"):
+                delta = self.solve(layer, keys, residuals, bench.weight(layer), bench.avoid(layer))
+            bench.write(layer, delta)
         return found
 
 
@@ -160,10 +162,10 @@ def joined(basis_IR: Tensor | None, more_IK: Tensor) -> Tensor:
 
 
 def required(moment: SecondMoment | None, name: str, layer: int, d_in: int) -> SecondMoment:
-    """The second moment, if it is there and belongs to this weight.
+    """The second moment, if it is there, belongs to this weight, and can be one.
 
     Raises:
-        EditError: if it is missing, or of another width.
+        EditError: if it is missing, of another width, or no second moment (see :meth:`SecondMoment.check`).
     """
     from lit_edit.errors import EditError
 
@@ -175,6 +177,7 @@ def required(moment: SecondMoment | None, name: str, layer: int, d_in: int) -> S
             f"the second moment given to {name} for layer {layer} is {rows} x {columns}, but the weight reads {d_in} inputs: "
             "it belongs to another model"
         )
+    moment.check(f"the second moment of layer {layer}")
     return moment
 
 

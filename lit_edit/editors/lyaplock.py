@@ -15,8 +15,8 @@ from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.locate import LocateThenEdit, required
 from lit_edit.errors import EditError
 from lit_edit.inverses import Inverse, Pencil, SpectralInverse
-from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
+from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.state import Growing

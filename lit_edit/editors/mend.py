@@ -14,7 +14,7 @@ from lit_edit.errors import EditError
 from lit_edit.gradients import Captured
 from lit_edit.mend.file import Trained, load_network, weight_hash
 from lit_edit.mend.network import HyperNetwork
-from lit_edit.moments import SecondMoment
+from lit_edit.second_moment import SecondMoment
 
 if TYPE_CHECKING:
     from lit_edit.prompts import EditRows, Encoder

@@ -13,13 +13,14 @@ from torch import Tensor
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.errors import EditError
+from lit_edit.finite import finite
 from lit_edit.inverses import FactoredInverse, Inverse
-from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
+from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Rejected, Workbench
+from lit_edit.workbench import Workbench
 
 
 class NSE(PreservingEditor):
@@ -96,20 +97,13 @@ class NSE(PreservingEditor):
         reader = bench.reader(rows)
         for layer in bench.layers:
             keys = reader.keys(layer)
-            if not bool(torch.isfinite(keys).all()):  # of a request that no walk has looked at
-                raise Rejected(f"the keys of layer {layer} are not finite")
             self.remember(layer, keys, bench.weight(layer))
             bench.wrote_to(layer, keys)
 
     def active(self, bench: Workbench, rows: Sequence[EditRows], aimed: Targets) -> list[int]:
-        """Indices of the requests whose distance to their target lies between ``alpha`` and ``upper_bound``.
-
-        Raises:
-            Rejected: if a distance is not finite.
-        """
+        """Indices of the requests whose distance to their target lies between ``alpha`` and ``upper_bound``."""
         distance = (aimed.values_ND - bench.reader(rows).values(bench.layers[-1])).norm(dim=1)
-        if not bool(torch.isfinite(distance).all()):
-            raise Rejected(f"the targets of layer {bench.layers[-1]} are not finite")
+        finite("the distances of the requests to their targets", distance)
         return torch.nonzero((distance > self.alpha) & (distance < self.upper_bound))[:, 0].tolist()
 
     # ---------------------------------------------------------------- which neurons

@@ -8,7 +8,7 @@ from lit_edit.editors.locate import required
 from lit_edit.editors.remembering import RememberingEditor
 from lit_edit.errors import EditError
 from lit_edit.inverses import Metric, moment_inverse
-from lit_edit.moments import SecondMoment
+from lit_edit.second_moment import SecondMoment
 
 
 class PreservingEditor(RememberingEditor):

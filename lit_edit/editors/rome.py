@@ -15,15 +15,16 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.locate import LocateThenEdit, required
 from lit_edit.errors import EditError
+from lit_edit.finite import finite
 from lit_edit.inverses import Inverse, Ridge, moment_inverse
 from lit_edit.keys import KeyPass
-from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
+from lit_edit.second_moment import SecondMoment
 from lit_edit.sharding import gathered
 from lit_edit.solver import Within
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Rejected, Workbench
+from lit_edit.workbench import Workbench, solving
 
 _LEAST_COSINE = 1e-6
 r"""Keys come in float32, so below this a cosine between key and direction is rounding.
@@ -143,11 +144,10 @@ class ROME(LocateThenEdit):
         (layer,) = bench.layers
         seen = self.read(bench.reader(rows), layer)
         residuals = missing(bench.anatomy, layer, seen, targets_ND)
-        for name, value in (("keys", seen.toward_NI), ("keys", seen.keys_NI), ("residuals", residuals)):
-            if not bool(torch.isfinite(value).all()):
-                raise Rejected(f"the {name} of layer {layer} are not finite")
+        finite(f"the residuals of layer {layer}", residuals)
         bench.note(f"delta/residual_norm/layer_{layer}", float(residuals.norm(dim=1).mean()))
-        delta = self.solve(layer, seen.keys_NI, residuals, bench.weight(layer), bench.avoid(layer), seen.toward_NI)
+        with solving(f"the solve of layer {layer}"):
+            delta = self.solve(layer, seen.keys_NI, residuals, bench.weight(layer), bench.avoid(layer), seen.toward_NI)
         bench.write(layer, delta)
         return {layer: seen.keys_NI}
 

@@ -19,7 +19,7 @@ from lit_edit.prompts import EditRows, Encoder, Row
 from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Rejected, Workbench
+from lit_edit.workbench import Workbench, solving
 
 if TYPE_CHECKING:
     from lit_edit.request import EditRequest
@@ -148,25 +148,19 @@ class UltraEdit(Editor):
         return [bare[at : at + self.minibatch] for at in range(0, len(bare), self.minibatch)]
 
     def change(self, bench: Workbench, rows: Sequence[EditRows], aimed: Targets | None) -> None:
-        """See :meth:`Editor.change`.
-
-        Raises:
-            Rejected: if a gradient is not finite.
-        """
+        """See :meth:`Editor.change`."""
         inputs: dict[int, list[Tensor]] = {layer: [] for layer in bench.layers}
         gradients: dict[int, list[Tensor]] = {layer: [] for layer in bench.layers}
         for captured, loss in bench.capture(self.portions(rows), answers_only=True):
             bench.note("ultraedit/loss", loss)
             for layer, tokens in captured.items():
-                both = torch.cat([tokens.inputs_TI, tokens.gradients_TO], dim=1)
-                if not bool(torch.isfinite(both).all()):
-                    raise Rejected(f"the inputs or gradients of layer {layer} are not finite")
-                self.normaliser(layer).update(both)
+                self.normaliser(layer).update(torch.cat([tokens.inputs_TI, tokens.gradients_TO], dim=1))
                 inputs[layer].append(tokens.inputs_TI)
                 gradients[layer].append(tokens.gradients_TO)
         with torch.no_grad():
             for layer in bench.layers:
-                delta = self.solve(layer, torch.cat(inputs[layer]), torch.cat(gradients[layer]), bench.avoid(layer))
+                with solving(f"the solve of layer {layer}"):
+                    delta = self.solve(layer, torch.cat(inputs[layer]), torch.cat(gradients[layer]), bench.avoid(layer))
                 bench.write(layer, delta)
 
     def solve(self, layer: int, inputs_TI: Tensor, gradients_TO: Tensor, avoid: Subspace | None = None) -> Delta:

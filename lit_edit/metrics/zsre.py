@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_edit.anatomy import Anatomy
 from lit_edit.forward import frozen, logits_at
 from lit_edit.metrics.functional import record_means
+from lit_edit.micro_batches import halving
 from lit_edit.prompts import Encoder, right_pad
 from lit_edit.request import EditRequest
 from lit_edit.scoring import Scorer
@@ -145,9 +146,14 @@ def legacy_margins(scorer: Scorer, rows: Sequence[TokenRow]) -> Tensor:
     found = torch.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda at: len(prompts[at]))
     with torch.no_grad(), frozen(scorer.anatomy.model):
-        for batch in _batches(order, prompts, scorer.tokens_at_once):
+
+        def some(batch: list[int]) -> Tensor:
             logits_BV = next_token_logits(scorer.anatomy, [prompts[at] for at in batch], scorer.encoder.pad)
-            found[batch] = margins(logits_BV, [wanted[at] for at in batch])
+            return margins(logits_BV, [wanted[at] for at in batch])
+
+        for whole in _batches(order, prompts, scorer.tokens_at_once):
+            for batch, part in halving(whole, some, "the score of one text"):
+                found[batch] = part
     return found
 
 

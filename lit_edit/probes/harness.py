@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_edit.errors import EditError
 from lit_edit.forward import frozen
+from lit_edit.micro_batches import enough_memory
 from lit_edit.probes.base import Probe
 from lit_edit.probes.source import whole
 from lit_edit.scoring import Scorer
@@ -117,7 +118,8 @@ class LMEval(Probe):
         return self._loaded[task]
 
     def _task(self, scorer: Scorer, task: str) -> list[tuple[float, float, float, float]]:
-        with untouched(scorer.anatomy.model):
+        smaller = f"a batch_size below {self.batch_size} helps"
+        with enough_memory(f"the task {task} of the harness", smaller), untouched(scorer.anatomy.model):
             subtasks = self._load(task)  # loading draws random numbers, too
             model = import_module("lm_eval.models.huggingface").HFLM(
                 pretrained=scorer.anatomy.model,

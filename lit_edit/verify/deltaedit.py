@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.deltaedit import DeltaEdit
-from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows
+from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.verify import family

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_edit.editors import MEMIT
 from lit_edit.inverses import Inverse
-from lit_edit.moments import SecondMoment
+from lit_edit.second_moment import SecondMoment
 from lit_edit.verify import family
 from lit_edit.verify.recording import Check, Recording, TensorFile
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance

@@ -16,9 +16,9 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.editors.nse import NSE, Block
 from lit_edit.inverses import FactoredInverse, Inverse
-from lit_edit.moments import SecondMoment
 from lit_edit.prompts import EditRows, Encoder
 from lit_edit.prompts import Row as Tokens
+from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets, optimise
 from lit_edit.verify import family
