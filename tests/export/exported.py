@@ -89,6 +89,14 @@ def same(one: dict, other: dict) -> bool:
     )
 
 
+def refused(export, capsys, *arguments) -> str:
+    """The one sentence."""
+    assert export(*arguments) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and told[0].startswith("lit-edit: error: "), told
+    return told[0]
+
+
 def make(folder: Path, family: str, dtype: str, count: int, *options: str, guards: tuple = (), **model) -> Ran:
     """A run over ``count`` facts in batches of two."""
     folder.mkdir(exist_ok=True)
