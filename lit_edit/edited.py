@@ -16,7 +16,7 @@ from lit_edit.corpus import Corpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
 from lit_edit.evaluation import Evaluated
-from lit_edit.guards.base import Guard
+from lit_edit.guards.base import Guard, viewing
 from lit_edit.identity import load_pretrained
 from lit_edit.micro_batches import enough_memory
 from lit_edit.preparation import second_moments, spectra
@@ -125,19 +125,19 @@ class EditedModel(Evaluated):
     @contextmanager
     def evaluated_model(self) -> Iterator[None]:
         """The edited model as it is evaluated: some guards (PRUNE) restrain only this view and never the weights behind it."""
-        viewing = [guard for guard in self.guard_list() if type(guard).view is not Guard.view]
-        if not viewing:
+        restraining = viewing(self.guard_list())
+        if not restraining:
             yield
             return
         if not self._prepared:  # validate, test and predict need no moments, but they need these guards
             for layer in self.layers:
-                for guard in viewing:
+                for guard in restraining:
                     guard.prepare(layer, self.original(layer), None)
             self._prepared = True
 
         def seen(layer: int) -> Tensor:
             weight = self.master(layer).detach()
-            for guard in viewing:
+            for guard in restraining:
                 weight = guard.view(layer, weight)
             return weight
 

@@ -92,7 +92,7 @@ class Book:
         """``(batches, weights behind them)`` from the start or from what was folded; see :meth:`weights`."""
         now, start = dict(original), 0
         if self.records:
-            self._check_original(original)
+            self.check_original(original)
         if self.base is not None:
             start = self._first()
             now = {layer: value.to(now[layer].device) for layer, value in self.folded().items() if layer in now}
@@ -175,7 +175,12 @@ class Book:
             if (fates.count("rejected") > 0) and record["rejected"] is None:
                 yield f"{who} holds rejected requests, but says that its batch was written"
 
-    def _check_original(self, original: dict[int, Tensor]) -> None:
+    def check_original(self, original: dict[int, Tensor]) -> None:
+        """Refuse unedited weights that the run did not start from.
+
+        Raises:
+            EditError: if they are others.
+        """
         from lit_edit.store import fingerprint
 
         said = self.records[0].get("original")
