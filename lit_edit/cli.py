@@ -156,7 +156,7 @@ class EditCLI(LightningCLI):
         """Lightning's parser with one-sentence errors."""
         kwargs.setdefault("dump_header", ["lit_edit"])
         parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
+        parser.add_argument("-c", "--config", action="config", help="YAML file or name (see lit-edit configs); later ones win")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -140,9 +140,11 @@ def test_the_quick_start_runs_in_an_empty_folder(elsewhere, capsys):
     assert main(["validate", "--config", "run/config.yaml", "--ckpt_path", "run/checkpoints/last.ckpt"]) == 0
 
 
-def test_version(capsys):
+def test_one_version_everywhere(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lit-edit {lit_edit.__version__}\n"
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == lit_edit.__version__
+    assert f"\n## {lit_edit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_configs_are_listed_and_printed(capsys):

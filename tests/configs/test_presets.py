@@ -1,6 +1,7 @@
 """Presets of models and of editors on them: numbers as released, sources named, everything explained."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from released import DERIVED, EDITORS, MEMIT, as_options
 from lit_edit.anatomy import Anatomy
 from lit_edit.packaged import config_names, config_path
 
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = sorted(name for name in config_names() if re.fullmatch(r"models/[^/]+", name))
 ON_MODELS = sorted(name for name in config_names() if re.fullmatch(r"models/[^/]+/[^/]+", name))
 LLAMA3 = "models/llama3-8b"
@@ -19,8 +21,8 @@ def parsed(*arguments):
     """The configuration of a run, and what was built from it."""
     from lit_edit.cli import EditCLI
 
-    cli = EditCLI([*arguments, "--data.path", "facts.jsonl", "--trainer.accelerator", "cpu", "--run_dir", "built"], run=False)
-    return cli
+    common = ["--data.path", "facts.jsonl", "--trainer.accelerator", "cpu", "--run_dir", "built"]
+    return EditCLI([*arguments, *common], run=False)
 
 
 def text(name):
@@ -110,6 +112,28 @@ def test_instruct_differs_from_the_base_model_in_its_weights_alone():
     base, tuned = (yaml.safe_load(text(name)) for name in (LLAMA3, f"{LLAMA3}-instruct"))
     assert base["model"].pop("pretrained") != tuned["model"].pop("pretrained")
     assert base == tuned
+
+
+def test_the_page_of_models_has_the_same_numbers():
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `models/")
+    ]
+    assert sorted(row[0].strip("`") for row in table) == MODELS
+    for name, _, layers, steps, lr, clamp, decay, lam, source in table:
+        name = name.strip("`")
+        preset = yaml.safe_load(text(name))["model"]
+        first, last = map(int, layers.split("-"))
+        assert preset["layers"] == [*range(first, last + 1)]
+        shown = [float(cell) for cell in (steps, lr, clamp, decay, lam)]
+        targets = preset["targets"]
+        assert shown[:4] == [targets[key] for key in ("steps", "lr", "clamp", "weight_decay")]
+        assert shown[4] == preset["editor"]["init_args"]["lam"]
+        assert (source == "derived") == (name.partition("/")[2] in DERIVED)
+    rows = re.findall(r"^\| ([\w.-]+) \| ([a-z*, ]*) ?\| ([a-z_, ]+) \|$", page, re.M)
+    listed = {(model, name) for model, some, own in rows for name in re.findall(r"\w+", f"{some} {own}")}
+    shown = {"GPT-2-XL": "gpt2-xl", "GPT-J-6B": "gpt-j-6b"}
+    assert {(shown.get(model, model.lower().replace("llama-", "llama")), name) for model, name in listed} == set(EDITORS)
 
 
 def explained(content):
