@@ -42,7 +42,7 @@ from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.micro_batches import is_out_of_memory, too_little
 from lit_edit.module import ContinualEditor
-from lit_edit.parser import NameParser
+from lit_edit.name_parser import NameParser
 from lit_edit.row_logger import RowLogger
 from lit_edit.run_settings import settings_of
 from lit_edit.strategies import of_several, register

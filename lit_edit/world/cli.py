@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningCLI
 
-from lit_edit.parser import NameParser
+from lit_edit.name_parser import NameParser
 from lit_edit.world.pretrain import WorldData, WorldPretrainer
 
 
