@@ -21,7 +21,11 @@ _NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)*")
 _WHOLE = ("config", "c", "base")
 """Options that always take a file."""
 _PARTS = ("editor", "guards", "probes")
-"""Options, and keys of a YAML file, that take a class or a file."""
+"""Options that take a class or a file."""
+_VERBS = ("fit", "validate", "test", "predict")
+"""Keys under which a file may keep the options of one verb."""
+_KEYS = {"model.editor", "model.guards", "data.probes", "probes"}
+"""Where they stand in a YAML file; a key of the same name elsewhere is somebody else's."""
 
 
 def _folder(kind: str) -> Path:
@@ -84,7 +88,7 @@ def located(option: str, value: Any) -> Any:
     """A value of an option with a name replaced by its file; anything that is no such name comes back as it is.
 
     Args:
-        option: as it is typed or written: ``--config``, ``--model.guards+``, ``editor``.
+        option: as it is typed or written: ``--config``, ``--model.guards+``, ``model.editor``.
         value: of it.
 
     Raises:
@@ -150,15 +154,17 @@ def loading(load: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _walk(tree: Any) -> Any:
+def _walk(tree: Any, above: str = "") -> Any:
     if isinstance(tree, list):
-        return [_walk(part) for part in tree]
-    if isinstance(tree, dict):
-        return {
-            key: located(key, value) if key in _PARTS and isinstance(value, str) else _walk(value)
-            for key, value in tree.items()
-        }
-    return tree
+        return [_walk(part, above) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    out = {}
+    for key, value in tree.items():
+        name = f"{above}.{key}".lstrip(".")
+        is_named = name in _KEYS and isinstance(value, str)
+        out[key] = located(name, value) if is_named else _walk(value, "" if key in _VERBS else str(key))
+    return out
 
 
 def title(text: str) -> str:

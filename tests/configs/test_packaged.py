@@ -75,7 +75,7 @@ MISTAKES = {
     "configuration": (["--config", "nothing-like-it"], "'lit-edit configs' lists the names"),
     "editor": (["--config", "quickstart", "--model.editor", "editors/mem"], "did you mean editors/memit"),
     "guards": (["--config", "quickstart", "--model.guards=guards/revife"], "did you mean guards/revive"),
-    "in a file": (["--config", "quickstart", "--config", "mine.yaml"], "editor names editors/mem, which"),
+    "in a file": (["--config", "quickstart", "--config", "mine.yaml"], "error: model.editor names editors/mem, which"),
 }
 
 
@@ -103,6 +103,19 @@ def test_names_in_a_file_of_ones_own(elsewhere):
     assert [type(guard).__name__ for guard in cli.model.guards] == ["RECT", "REVIVE"]
     cli = EditCLI(["--config", "mine.yaml", "--config", "guard.yaml", *common], run=False)
     assert [guard.keep for guard in cli.model.guards] == [0.5]
+
+
+def test_keys_of_the_same_name_elsewhere_are_left_alone():
+    from jsonargparse import get_loader
+
+    text = (
+        "trainer: {editor: editors/mem}\neditor: editors/mem\nmodel: {corpus: {editor: editors/none}, editor: editors/memit}\n"
+    )
+    for content in (text, "fit:\n" + "".join(f"  {line}\n" for line in text.splitlines())):
+        read = get_loader("lit_edit")(content)
+        read = read.get("fit", read)
+        assert (read["trainer"], read["editor"]) == ({"editor": "editors/mem"}, "editors/mem")
+        assert read["model"] == {"corpus": {"editor": "editors/none"}, "editor": str(config_path("editors/memit"))}
 
 
 def test_a_broken_file_is_still_told_as_such(elsewhere, capsys):
