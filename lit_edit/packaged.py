@@ -203,6 +203,7 @@ def main(argv: Sequence[str]) -> None:
     names = [name for name in config_names() if not wanted or name.startswith(f"{wanted}/")]
     if not names:
         raise _unknown("lit-edit configs was asked for", wanted)
-    for name in names:
-        text = (_folder("configs") / f"{name}.yaml").read_text(encoding="utf-8")
-        print(f"{name:{max(map(len, names))}}  {title(text)}")
+    width = max(map(len, names))
+    texts = {name: (_folder("configs") / f"{name}.yaml").read_text(encoding="utf-8") for name in names}
+    # In one piece: a reader like head closes the pipe when it has seen enough.
+    print("\n".join(f"{name:{width}}  {title(text)}" for name, text in texts.items()))
