@@ -6,6 +6,7 @@ the path below ``configs/`` without its ending, ``models/llama3-8b``; what exist
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -198,12 +199,20 @@ def main(argv: Sequence[str]) -> None:
         return
     wanted = argv[0].rstrip("/") if argv else ""
     if wanted and (path := config_path(wanted)):
-        sys.stdout.write(path.read_text(encoding="utf-8"))
+        _tell(path.read_text(encoding="utf-8"))
         return
     names = [name for name in config_names() if not wanted or name.startswith(f"{wanted}/")]
     if not names:
         raise _unknown("lit-edit configs was asked for", wanted)
     width = max(map(len, names))
     texts = {name: (_folder("configs") / f"{name}.yaml").read_text(encoding="utf-8") for name in names}
-    # In one piece: a reader like head closes the pipe when it has seen enough.
-    print("\n".join(f"{name:{width}}  {title(text)}" for name, text in texts.items()))
+    _tell("".join(f"{name:{width}}  {title(text)}\n" for name, text in texts.items()))
+
+
+def _tell(text: str) -> None:
+    """Print; a reader like ``head`` may close the pipe once it has seen enough."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end

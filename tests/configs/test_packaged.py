@@ -1,6 +1,9 @@
 """Names of configurations and models: found from any folder, files first, mistakes in one sentence."""
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -172,6 +175,15 @@ def test_configs_are_listed_and_printed(capsys):
     assert capsys.readouterr().out == config_path("models/gpt2-xl").read_text(encoding="utf-8")
     assert main(["configs", "models/gpt2-lx"]) == 2
     assert "asked for models/gpt2-lx, which is neither" in capsys.readouterr().err
+
+
+def test_a_reader_may_close_the_pipe():
+    command = [sys.executable, "-m", "lit_edit", "configs"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as run:
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait(60)) == (b"", 0)
 
 
 def test_what_is_found_by_name_goes_into_the_wheel():
