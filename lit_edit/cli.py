@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -43,12 +42,15 @@ from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.micro_batches import is_out_of_memory, too_little
 from lit_edit.module import ContinualEditor
+from lit_edit.name_parser import NameParser
 from lit_edit.row_logger import RowLogger
+from lit_edit.run_settings import settings_of
 from lit_edit.strategies import of_several, register
 
 DESCRIPTION = (
     "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
-    "(--ckpt_path), predict writes down what the model says. More verbs have options of their own: 'lit-edit study NAME "
+    "(--ckpt_path), predict writes down what the model says. --config takes files and the names that 'lit-edit configs' lists. "
+    "More verbs have options of their own: 'lit-edit study NAME "
     "--config FILE' runs an experiment on spectra or streams, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit "
     "verify DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded "
     "model anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs, 'lit-edit journal VERB "
@@ -89,7 +91,7 @@ def _no_memory(error: BaseException | None) -> EditError | None:
     return None
 
 
-class Parser(LightningArgumentParser):
+class Parser(NameParser):
     """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
 
     def error(self, message: str = "", ex: Exception | None = None) -> Any:
@@ -155,7 +157,7 @@ class EditCLI(LightningCLI):
         """Lightning's parser with one-sentence errors."""
         kwargs.setdefault("dump_header", ["lit_edit"])
         parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
+        parser.add_argument("-c", "--config", action="config", help="YAML file or name (see lit-edit configs); later ones win")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -285,7 +287,7 @@ class EditCLI(LightningCLI):
     def before_fit(self) -> None:
         """Score the unedited model, at step 0."""
         self.model.starts_over = self._starts_over
-        self.model.settings = _settings(self.config[self.subcommand] if self.subcommand else self.config)
+        self.model.settings = settings_of(self.config[self.subcommand] if self.subcommand else self.config)
         if self._chosen("baseline") and not self._chosen("ckpt_path"):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
@@ -316,27 +318,6 @@ def _unused(folder: Path) -> Path:
         number += 1
         free = folder.with_name(f"{folder.name}-{number}")
     return free
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """The options that say what a run does, by the names they are typed with; where it lies is left out."""
-    places = ("config", "run_dir", "ckpt_path", "weights_only", "trainer.default_root_dir", "checkpoint.dirpath")
-    return {name: value for name, value in _flat("", config) if name not in places and not name.startswith("config.")}
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Plain values by dotted names; ``model.guards.0.tau`` is the tau of the first guard."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, list | tuple):
-        value = {str(index): part for index, part in enumerate(value)}
-    if not isinstance(value, dict):
-        yield name, value if value is None or isinstance(value, bool | int | float | str) else str(value)
-        return
-    for key, part in value.items():
-        if key.startswith("__"):
-            continue
-        yield from _flat(name if key == "init_args" else f"{name}.{key}".lstrip("."), part)
 
 
 def _check_writable(folder: Path) -> None:

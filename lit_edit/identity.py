@@ -10,13 +10,14 @@ from torch import nn
 
 from lit_edit.errors import EditError
 from lit_edit.finite import sound
+from lit_edit.packaged import model_path
 
 
 def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     """Load a Hugging Face causal language model and its tokenizer.
 
     Args:
-        pretrained: folder or hub id.
+        pretrained: folder, hub id, or name of a model that comes with the project (``world-gpt2``); a folder wins over a name.
         revision: revision of a hub id.
         dtype: dtype of the weights; never left to the checkpoint.
 
@@ -27,9 +28,12 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
 
     looks_like_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
     folder = Path(pretrained).expanduser()
+    if not folder.exists():
+        folder = model_path(pretrained) or folder
     if looks_like_path and not folder.exists() and "/" in pretrained:
         raise EditError(
-            f"there is no model folder {pretrained}; --model.pretrained takes a folder with config.json or a hub id"
+            f"there is no model folder {pretrained}; --model.pretrained takes a folder with config.json, a hub id, or the name "
+            "of a model that comes with lit_edit (world-gpt2, world-llama)"
         )
     if folder.is_dir() and not (folder / "config.json").exists():
         raise EditError(f"the folder {pretrained} holds no config.json; --model.pretrained takes a saved Hugging Face model")

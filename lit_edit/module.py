@@ -40,7 +40,7 @@ class ContinualEditor(ResumableModel):
     nothing; editors that apply requests one after another refuse a bad one alone.
 
     Args:
-        pretrained: folder or hub id of any Hugging Face causal language model.
+        pretrained: folder or hub id of any Hugging Face causal language model, or ``world-gpt2`` or ``world-llama``.
         editor: which change writes a batch of facts.
         layers: blocks whose MLP down-projection is edited; targets are optimised at the last of them. Default: a proposal
             from the model's depth (:meth:`lit_edit.anatomy.Anatomy.proposed_layers`).

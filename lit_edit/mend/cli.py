@@ -35,7 +35,7 @@ class MendCLI(LightningCLI):
         """A parser with one-sentence errors."""
         kwargs.setdefault("dump_header", ["lit_edit"])
         parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
+        parser.add_argument("-c", "--config", action="config", help="YAML file or name (see lit-edit configs); later ones win")
         return parser
 
     def add_arguments_to_parser(self, parser: Parser) -> None:  # type: ignore[override]

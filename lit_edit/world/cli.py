@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningCLI
 
+from lit_edit.name_parser import NameParser
 from lit_edit.world.pretrain import WorldData, WorldPretrainer
 
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         WorldPretrainer,
         WorldData,
         run=False,
+        parser_class=NameParser,
         save_config_callback=None,  # the model card records the settings; nothing else is left behind
         auto_configure_optimizers=False,
         seed_everything_default=0,
