@@ -254,7 +254,7 @@ class Workbench:
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
             random = random_state()
             try:
-                with self.ranks.together(), solving():
+                with self.ranks.together(), solving("the solve of one request"):
                     edit([row])
                     new_state(self.stateful, state)
             except Rejected as reason:
@@ -321,7 +321,7 @@ def _named(guards: Sequence[Guard]) -> list[tuple[str, Guard]]:
 
 
 @contextmanager
-def solving(what: str = "the solve") -> Iterator[None]:
+def solving(what: str) -> Iterator[None]:
     """Turn the failure of a solve into the rejection of what was to be written.
 
     Args:

@@ -48,7 +48,7 @@ from lit_edit.targets import TargetOptions
 
 METHODS: dict[str, Callable[[Path], Editor]] = {
     "AlphaEdit": lambda tiny: AlphaEdit(threshold=0.5, ridge=1.0),
-    "BetaEdit": lambda tiny: BetaEdit(threshold=0.5, lam=1.0, ridge=1.0, refresh=5),
+    "BetaEdit": lambda tiny: BetaEdit(threshold=0.5, lam=1.0, ridge=1.0, refresh=5, limit=None),
     "DeltaEdit": lambda tiny: DeltaEdit(threshold=0.5, ridge=1.0, warmup=2, var=0.1, space=0.5),
     "EMMET": lambda tiny: EMMET(lam=10.0),
     "ENCORE": lambda tiny: ENCORE(lam=10.0, ridge=1.0),
@@ -139,20 +139,20 @@ class Poison:
     """What is put in where, while it is :attr:`active`.
 
     Args:
-        faults: stage and number by batch of the stream.
-        in_order: whether only the first request of such a batch is to suffer.
+        faults: stage and number by batch of the stream; a function instead of a number makes what is raised there.
     """
 
-    faults: dict[int, tuple[str, float]]
-    in_order: bool = False
-    active: tuple[str, float] | None = None
-    fired: set[tuple[str, float]] = field(default_factory=set)
+    faults: dict[int, tuple[str, Any]]
+    active: tuple[str, Any] | None = None
+    fired: set[tuple[str, Any]] = field(default_factory=set)
 
     def at(self, stage: str) -> float | None:
         """The number to put in at a stage, if it is its time."""
         if self.active is None or self.active[0] != stage:
             return None
         self.fired.add(self.active)
+        if callable(self.active[1]):
+            raise self.active[1]()
         return self.active[1]
 
     def into(self, stage: str, value: torch.Tensor) -> torch.Tensor:

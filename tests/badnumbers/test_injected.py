@@ -29,7 +29,7 @@ REASONS = {
     "gradients": r"the gradients of layer \d are not finite|the gradient of \S*h\.\d\S* is not finite in epoch 1",
     "loss": r"the gradients of layer \d are not finite|the loss of the fine-tuning is (nan|inf) in epoch 1",
     "solve": r"the change solved for layer \d is not finite",
-    "singular": r"the solve (of layer \d|of a batch of 2 requests)? ?failed: linalg\.cholesky",
+    "singular": r"the solve of (layer \d|a batch of 2 requests) failed: linalg\.cholesky",
     "guard": r"what Leaky left of the change of layer \d is not finite",
     "state": r"the state that \w+ would carry on \(\S+\) is not finite",
     "guard state": r"the state that Leaky would carry on \(calls\) is not finite",
@@ -73,8 +73,8 @@ def plan(method: str) -> tuple[dict[tuple[str, str], int], int]:
         for kind in kinds(stage):
             places[stage, kind] = count
             count += 1
-        count += 1
-    return places, count
+        count += method not in IN_ORDER  # where the second request of a bad batch is written, nothing more is needed
+    return places, count + 1
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_bad_number_costs_its_batch_and_nothing_else(runs, method, stage, kind
 def test_the_stream_goes_on_as_if_it_had_never_held_the_bad_batches(runs, method):
     run, spared = runs(method)
     good = [record for number, record in enumerate(run.records) if number not in run.places.values()]
-    assert all(len(record["cases"]) == 2 and record["rejected"] is None for record in good)
+    assert len(good) > 1 and all(len(record["cases"]) == 2 and record["rejected"] is None for record in good)
     for layer in spared.layers:
         assert torch.isfinite(spared.master(layer)).all() and not torch.equal(spared.master(layer), spared.original(layer))
         assert torch.equal(run.module.master(layer), spared.master(layer))
