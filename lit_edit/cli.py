@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -40,9 +38,9 @@ from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
-from lit_edit.micro_batches import is_out_of_memory, too_little
 from lit_edit.module import ContinualEditor
-from lit_edit.name_parser import NameParser
+from lit_edit.parser import VERBS, SentenceCLI, told_as_error
+from lit_edit.paths import named
 from lit_edit.row_logger import RowLogger
 from lit_edit.run_settings import settings_of
 from lit_edit.strategies import of_several, register
@@ -57,52 +55,6 @@ DESCRIPTION = (
     "RUN' shows, verifies, replays and takes back what a run has written, 'lit-edit export RUN --to DIR' writes its edited "
     "model for others to load."
 )
-VERBS = {
-    "fit": "Edit a stream of facts, batch after batch.",
-    "validate": "Score the edits that a run has made so far, and the probes.",
-    "test": "Score all edits of the stream, made or not, and the probes.",
-    "predict": "Write down what the model answers to every edit prompt.",
-}
-
-
-def told_as_error(error: BaseException | None) -> EditError | None:
-    """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
-    first = error
-    while error is not None and not isinstance(error, EditError):
-        error = error.__cause__ or error.__context__
-    return error or _no_room(first) or _no_memory(first)
-
-
-def _no_room(error: BaseException | None) -> EditError | None:
-    """A disk that takes no more is nobody's mistake in the program, whichever library was writing to it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            return EditError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _no_memory(error: BaseException | None) -> EditError | None:
-    """What is not done in parts, a callback of the user's or Lightning's own, may run out of memory as well."""
-    while error is not None:
-        if is_out_of_memory(error):
-            return too_little("the run", error)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-class Parser(NameParser):
-    """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
-
-    def error(self, message: str = "", ex: Exception | None = None) -> Any:
-        """Leave with exit code 2."""
-        text = str(told_as_error(ex)) if told_as_error(ex) else re.sub(r"\s+", " ", str(message or ex)).strip()
-        unknown = re.match(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', text)
-        if unknown:
-            hint = "give a class of lit_edit or an import path like my_package.MyClass"
-            text = f"--{unknown[1]} names no known class: {unknown[2]}; {hint}"
-        # Options as they are typed, not as the parser nests them.
-        raise EditError(re.sub(rf"\b({'|'.join(VERBS)})\.(?=model|data|trainer)", "--", text))
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -127,7 +79,7 @@ class _SaveConfig(SaveConfigCallback):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
-class EditCLI(LightningCLI):
+class EditCLI(SentenceCLI):
     """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; a run writes to ``--run_dir``."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
@@ -152,13 +104,6 @@ class EditCLI(LightningCLI):
             args=args,
             run=run,
         )
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's parser with one-sentence errors."""
-        kwargs.setdefault("dump_header", ["lit_edit"])
-        parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="YAML file or name (see lit-edit configs); later ones win")
-        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options that belong to a run rather than to model, data or trainer."""
@@ -196,7 +141,7 @@ class EditCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fix the run folder before anything is built."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
-        folder = Path(config["run_dir"])
+        folder = named(config["run_dir"], "--run_dir")
         edits = self.subcommand in (None, "fit")
         self._begins: int | None = None
         self._starts_over = False
@@ -217,8 +162,9 @@ class EditCLI(LightningCLI):
             config["checkpoint"]["dirpath"] = str(folder / "checkpoints")
         if config.get("ckpt_path") == "last":
             config["ckpt_path"] = self._last(Path(config["checkpoint"]["dirpath"]), edits)
-        elif config.get("ckpt_path") and edits:
-            self._begins = int(prove(Path(config["ckpt_path"])).get("batches") or 0)
+        elif config.get("ckpt_path") is not None:
+            path = named(config["ckpt_path"], "--ckpt_path")
+            self._begins = int(prove(path).get("batches") or 0) if edits else None
 
     def _follow(self, config: Any, folder: Path) -> None:
         """Another rank than the first one writes nothing, so all it has to find is the checkpoint; the first one proves it."""

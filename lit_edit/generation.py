@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, brief
 from lit_edit.forward import frozen
 from lit_edit.micro_batches import Room, halving
 from lit_edit.prompts import Encoder
@@ -127,7 +127,7 @@ def cut(text: str, until: Sequence[str]) -> str:
 def _ids(anatomy: Anatomy, encoder: Encoder, prompt: str) -> list[int]:
     ids, _ = encoder.encode(prompt)
     if not ids:
-        raise MalformedRecord("prompt", f"{prompt!r} gives no token to continue")
+        raise MalformedRecord("prompt", f"{brief(prompt, 200)} gives no token to continue")
     if len(ids) > anatomy.positions:
         raise MalformedRecord("prompt", f"is {len(ids)} tokens long, and the model takes {anatomy.positions}")
     return ids

@@ -11,6 +11,7 @@ from torch import nn
 from lit_edit.errors import EditError
 from lit_edit.finite import sound
 from lit_edit.packaged import model_path
+from lit_edit.paths import named
 
 
 def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -27,7 +28,7 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     looks_like_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
-    folder = Path(pretrained).expanduser()
+    folder = named(pretrained, "--model.pretrained")
     if not folder.exists():
         folder = model_path(pretrained) or folder
     if looks_like_path and not folder.exists() and "/" in pretrained:

@@ -83,6 +83,8 @@ class ContinualEditor(ResumableModel):
             raise EditError(f"--model.max_change is {max_change:g}; the largest relative change must be positive")
         if moment_tokens is not None and moment_tokens < 1:
             raise EditError(f"--model.moment_tokens is {moment_tokens}; at least one token is needed")
+        if not -(2**63) <= seed < 2**64:
+            raise EditError(f"--model.seed is {seed}; a seed has at most 64 bits")
         self.pretrained, self.revision, self.model_dtype = pretrained, revision, dtype
         self.wanted_layers, self.targets, self.seed, self.max_change = layers, targets, seed, max_change
         self.editor = editor

@@ -9,10 +9,12 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_edit.documents import load_yaml
 from lit_edit.packaged import loading, with_files
 
 _MODE = "lit_edit"
-set_loader(_MODE, loading(get_loader("yaml")), exceptions=(yaml.YAMLError,))
+# Configuration files, and values on the command line that are written as YAML.
+set_loader(_MODE, loading(lambda text: load_yaml(text, get_loader("yaml"))), exceptions=(yaml.YAMLError,))
 
 
 class NameParser(LightningArgumentParser):

@@ -6,6 +6,7 @@ Legend: N = requests, D = hidden size, V = vocabulary.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,8 +61,10 @@ class TargetOptions:
             if not getattr(self, name) > 0:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must be positive")
         for name in ("weight_decay", "kl_factor", "contexts"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must not be negative")
+        if math.isnan(self.stop_loss):
+            raise EditError("--model.targets.stop_loss is no number; it is a loss, 0 for none")
         if self.contexts and not self.context_starts:
             raise EditError("--model.targets.context_starts is empty; sampled contexts need a word to start from")
 

@@ -17,6 +17,8 @@ from lit_edit.callbacks.drift import GROUPS, SpectralDrift
 from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.retention import RetentionScores
+from lit_edit.documents import load_json
+from lit_edit.errors import EditError
 from lit_edit.journal import finite
 from lit_edit.report.environment import environment
 from lit_edit.run_folder import FORMAT
@@ -83,8 +85,11 @@ class Report(Callback):
         if not trainer.global_step or not path.exists():
             return
         known = {row["batches"] for row in self.rows}
-        said = json.loads(path.read_text(encoding="utf-8"))["validations"]
-        missed = [row for row in said if row["batches"] <= trainer.global_step and row["batches"] not in known]
+        try:
+            said = load_json(path.read_text(encoding="utf-8"))["validations"]
+            missed = [row for row in said if row["batches"] <= trainer.global_step and row["batches"] not in known]
+        except (ValueError, LookupError, TypeError) as error:
+            raise EditError(f"{path} is damaged ({error}); without the file, the run goes on from its checkpoint") from error
         self.rows = sorted([*self.rows, *missed], key=lambda row: row["batches"])
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -122,6 +127,7 @@ class Report(Callback):
             "batch_size": stream.batch_size,
             "edits": pl_module.edits,
             "requests": pl_module.position,
+            "rows_read": stream.rows_read,
             "rows_set_aside": len(stream.set_aside),
             "review": stream.review,
             "probes": {

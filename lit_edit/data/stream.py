@@ -17,7 +17,7 @@ from lit_edit.data.ingest import Ingested, ingest, sentence
 from lit_edit.data.loader import ItemLoader, ReviewLoader, StreamLoader
 from lit_edit.data.reader import Reader
 from lit_edit.data.source import FactSource, rows, split_where
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, one_line
 from lit_edit.request import EditRequest, SetAside
 from lit_edit.strategies import ranks_of
 
@@ -58,7 +58,7 @@ class EditStream(LightningDataModule):
         seed: int = 0,
         strict: bool = False,
         probes: list[Probe] | None = None,
-        review: int = 500,
+        review: int | None = 500,
         probe_batch_size: int = 64,
         scored_at_once: int = 512,
     ) -> None:
@@ -75,7 +75,7 @@ class EditStream(LightningDataModule):
             seed: seed of the shuffled order.
             strict: stop at the first bad row instead of setting it aside.
             probes: general abilities to watch during validation.
-            review: at most this many past edits are scored in a validation, evenly spread over all of them.
+            review: at most this many past edits are scored in a validation, evenly spread; ``None`` scores all of them.
             probe_batch_size: items of a probe to a batch in evaluation, on each rank.
             scored_at_once: edits to a batch in evaluation, on each rank; what their prompts share at the beginning is computed
                 once.
@@ -144,7 +144,7 @@ class EditStream(LightningDataModule):
         name, bad = self.path or self.source, len(self.set_aside)
         counts = f"{self.rows_read} rows read, {usable} usable, {bad} set aside; {len(self.requests)} edits in the stream."
         first = f" The first row set aside: {sentence(self.set_aside[0])}" if self.set_aside else ""
-        return f"{name}: {counts}{first}"
+        return one_line(f"{name}: {counts}{first}")
 
     @rank_zero_only
     def write_set_aside(self, folder: str | Path) -> Path | None:

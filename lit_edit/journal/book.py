@@ -19,6 +19,7 @@ from lit_edit.errors import EditError
 from lit_edit.journal import files
 from lit_edit.journal.change import apply
 from lit_edit.journal.records import check, parse
+from lit_edit.paths import named
 
 _SHAPE = {"start": int, "position": int, "edits": int, "cases": list, "requests": list, "set_aside": list, "scalars": dict}
 _REQUEST = {"id": str, "source": str, "prompt": str, "subject": str, "target": str, "fate": str}
@@ -200,7 +201,7 @@ def open_book(run: str | Path) -> Book:
     Raises:
         EditError: if there is none, or a record is damaged, altered, out of order or of another version.
     """
-    folder = Path(run)
+    folder = named(run, "a run")
     if not (folder / "journal.jsonl").is_file():
         raise EditError(f"{folder} holds no journal.jsonl; give the folder that --run_dir of 'lit-edit fit' named")
     path = folder / "journal.jsonl"

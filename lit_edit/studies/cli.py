@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from jsonargparse import Namespace
 
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
-from lit_edit.cli import Parser, command
+from lit_edit.cli import command
 from lit_edit.errors import EditError
+from lit_edit.parser import Parser
 from lit_edit.studies import STUDIES
 from lit_edit.studies.base import Study
 from lit_edit.studies.folder import StudyFolder
