@@ -33,6 +33,7 @@ class EditedModel(Evaluated):
     pretrained: str
     revision: str | None
     model_dtype: str
+    trust_remote_code: bool
     wanted_layers: list[int] | None
     layers: tuple[int, ...]
     editor: Editor
@@ -58,7 +59,8 @@ class EditedModel(Evaluated):
         if self.net is not None:
             return
         with torch.device("cpu"):  # Lightning moves the module; loading straight onto a device would need accelerate
-            self.net, tokenizer = load_pretrained(self.pretrained, self.revision, getattr(torch, self.model_dtype))
+            dtype = getattr(torch, self.model_dtype)
+            self.net, tokenizer = load_pretrained(self.pretrained, self.revision, dtype, self.trust_remote_code)
             self.net.requires_grad_(False)
             self.anatomy = Anatomy.of(self.net)
             self.encoder = Encoder(tokenizer, self.anatomy.positions)

@@ -56,6 +56,7 @@ class ContinualEditor(EditedModel):
         max_change: a batch whose change of any layer exceeds this multiple of the original weight's Frobenius norm is undone
             and recorded as rejected; default: no limit (what is not finite is always rejected).
         seed: of the sampled contexts.
+        trust_remote_code: run Python files that come with the model; never done unless it is said here.
 
     Raises:
         EditError: for a model, layer set or setting that cannot be edited.
@@ -78,6 +79,7 @@ class ContinualEditor(EditedModel):
         cache_dir: str = "checkpoints/cache",
         max_change: float | None = None,
         seed: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         if max_change is not None and not max_change > 0:
@@ -85,6 +87,7 @@ class ContinualEditor(EditedModel):
         if moment_tokens is not None and moment_tokens < 1:
             raise EditError(f"--model.moment_tokens is {moment_tokens}; at least one token is needed")
         self.pretrained, self.revision, self.model_dtype = pretrained, revision, dtype
+        self.trust_remote_code = trust_remote_code
         self.wanted_layers, self.targets, self.seed, self.max_change = layers, targets, seed, max_change
         self.editor = editor
         self.guards = nn.ModuleList(guards or [])
