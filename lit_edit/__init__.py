@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_edit.data import EditStream
+    from lit_edit.doctor import Examination, examine
     from lit_edit.editors import MEMIT, Editor
     from lit_edit.errors import EditError
     from lit_edit.guards import REVIVE, Guard
@@ -24,10 +25,12 @@ _WHERE = {
     "EditRequest": "lit_edit.request",
     "EditStream": "lit_edit.data",
     "Editor": "lit_edit.editors",
+    "Examination": "lit_edit.doctor",
     "Guard": "lit_edit.guards",
     "MEMIT": "lit_edit.editors",
     "REVIVE": "lit_edit.guards",
     "TargetOptions": "lit_edit.targets",
+    "examine": "lit_edit.doctor",
 }
 
 __all__ = [
@@ -39,8 +42,10 @@ __all__ = [
     "EditRequest",
     "EditStream",
     "Editor",
+    "Examination",
     "Guard",
     "TargetOptions",
+    "examine",
 ]
 __version__ = "0.1.0"
 

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 VERBS = {
+    "doctor": "lit_edit.doctor.cli",
     "journal": "lit_edit.journal.cli",
     "pretrain": "lit_edit.world.cli",
     "report": "lit_edit.report.cli",

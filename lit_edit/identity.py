@@ -50,9 +50,7 @@ def load_pretrained(
         raise not_found(pretrained, revision, error) from None
     refuse_config(pretrained, config)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True, **common
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **common)
     except ValueError as error:
         if "custom code" in str(error):
             raise foreign_code(pretrained) from None
@@ -64,6 +62,7 @@ def load_pretrained(
     except Exception as error:  # truncated or damaged weight files raise errors of many libraries
         raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {first_line(error)}") from None
     saved_as = ", ".join(getattr(config, "architectures", None) or ["saved as no particular class"])
+    model, found = loaded
     refuse_missing(pretrained, found["missing_keys"], dict(model.named_parameters()), saved_as)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **common)
