@@ -11,6 +11,8 @@ from lit_edit.doctor.finding import Outcome, note, off, ok
 from lit_edit.forward import at_least_float32, reading, run_until
 from lit_edit.trial import difference
 
+_NOTHING = "Nothing has to be set: no edit depends on it."
+
 
 def model_class(case: Case) -> Outcome:
     """What it is, and whether it was saved as that."""
@@ -110,14 +112,14 @@ def final_norm(case: Case) -> Outcome:
     anatomy = case.anatomy
     norm = anatomy.final_norm
     if norm is None:
-        return note("none under a known name; nothing that edits depends on it", name=None)
+        return note("none under a known name", _NOTHING, name=None)
     name = next(path for path, module in case.model.named_modules() if module is norm)
     seen: list[Tensor] = []
     with reading(norm, None, seen.append), reading(anatomy.head, seen.append, None):
         case.logits(case.rows[0])
     found = f"{name} ({type(norm).__name__})"
     if len(seen) != 2 or not torch.equal(*seen):
-        return note(f"{found}, but the head reads something else; nothing that edits depends on it", name=name)
+        return note(f"{found}, but the head reads something else", _NOTHING, name=name)
     return ok(found, name=name)
 
 

@@ -171,7 +171,7 @@ def layers(case: Case) -> Outcome:
         return ok(f"{told}; none published for this shape", **values)
     if tuple(chosen) != known.layers:
         theirs = f"{spans(list(known.layers)).removeprefix('layers ')} for {known.model} ({known.source})"
-        return note(f"{told}; published: {theirs}", f"To reproduce: --model.layers {list(known.layers)}", **values)
+        return note(f"{told}; published: {theirs}", f"To reproduce that, set --model.layers {list(known.layers)}.", **values)
     return ok(f"{told}, as published for {known.model} ({known.source})", **values)
 
 

@@ -10,6 +10,9 @@ from lit_edit.doctor.finding import Outcome, note, off, ok
 from lit_edit.doctor.tokens import decoded
 from lit_edit.request import EditRequest
 
+ANSWER = "Vienna, Austria"
+"""What the rows end with; several tokens, so that wrong offsets do not leave it without any."""
+
 PROMPTS = {
     "at the start": ("{} was born in", "Ada Lovelace", "{}"),
     "in the middle": ("The mother tongue of {} is", "Marie Curie", "{}"),
@@ -32,7 +35,7 @@ def subject(name: str, case: Case) -> Outcome:
     the subject.
     """
     prompt, who, context = PROMPTS[name]
-    rows = case.encoder.rows(EditRequest(prompt, who, "Paris"), (context,) if context != "{}" else ())
+    rows = case.encoder.rows(EditRequest(prompt, who, ANSWER), (context,) if context != "{}" else ())
     row = rows.rewriting[-1]
     ids = list(row.ids[: row.labels[0][0] + 1])  # without the answer
     upto = context.replace("{}", prompt).split("{}")[0] + who
