@@ -17,9 +17,6 @@ from lit_edit.errors import EditError
 from lit_edit.forward import frozen
 from lit_edit.prompts import Encoder
 
-_FIRST = ("numbers", ("weights", "device"))
-"""Checks without which the others say nothing."""
-
 
 def examine(model: nn.Module, tokenizer: Any, layers: Sequence[int] | None = None, name: str | None = None) -> Examination:
     """Find out whether a model can be edited, and what is off where not.
@@ -40,7 +37,7 @@ def examine(model: nn.Module, tokenizer: Any, layers: Sequence[int] | None = Non
         EditError: if ``layers`` names one that does not exist.
     """
     with frozen(model), torch.no_grad():
-        case, refused = _opened(Case(model, tokenizer))
+        case, refused = opened(Case(model, tokenizer))
         if layers is not None and case.found is not None:
             case = replace(case, wanted=case.anatomy.check_layers(layers))
         findings = _findings(case, refused)
@@ -66,7 +63,7 @@ def versions() -> dict[str, str]:
     return {"lit_edit": __version__, "torch": str(torch.__version__), "transformers": transformers_version}
 
 
-def _opened(case: Case) -> tuple[Case, EditError | None]:
+def opened(case: Case) -> tuple[Case, EditError | None]:
     """The case with the model's parts and the tokenizer made ready, as far as that is possible; why not, if not."""
     found, reader, refused = None, None, None
     places = {parameter.device for parameter in case.model.parameters()}
@@ -84,16 +81,17 @@ def _opened(case: Case) -> tuple[Case, EditError | None]:
     return replace(case, found=found, reader=reader), refused
 
 
+def groups(case: Case) -> list[tuple[str, tuple[Check, ...]]]:
+    """All checks by group, in the order of the table."""
+    fixed = [(group.NAME, group.CHECKS) for group in (parts, shape, tokens, subjects, padding, outputs, passes)]
+    return [*fixed, (edit.NAME, edit.checks(case)), (numbers.NAME, numbers.CHECKS)]
+
+
 def _findings(case: Case, refused: EditError | None) -> list[Finding]:
-    groups: list[tuple[str, tuple[Check, ...]]] = [
-        *((group.NAME, group.CHECKS) for group in (parts, shape, tokens, subjects, padding, outputs, passes)),
-        (edit.NAME, edit.checks(case)),
-        (numbers.NAME, numbers.CHECKS),
-    ]
     found = []
     if refused is not None:
         found.append(Finding(Verdict.CANNOT, "its parts were not found", _sentence(refused), group=parts.NAME, name="decoder"))
-    for group, checks in groups:
+    for group, checks in groups(case):
         found += [check.made(group, case) for check in checks if check.fits(case)]
     return found
 

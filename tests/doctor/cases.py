@@ -7,24 +7,20 @@ from dataclasses import replace
 
 import torch
 
-from lit_edit.doctor import edit, numbers, outputs, padding, parts, passes, shape, subjects, tokens
+from lit_edit.doctor import examiner
 from lit_edit.doctor.case import Case
-from lit_edit.doctor.examiner import _opened
 from lit_edit.forward import frozen
 from tests.tiny import tiny_model, tiny_tokenizer
-
-GROUPS = (parts, shape, tokens, subjects, padding, outputs, passes, edit, numbers)
 
 
 def all_checks():
     """Group and name of every check that there is."""
-    fixed = [(group.NAME, check.name) for group in GROUPS if group is not edit for check in group.CHECKS]
-    return [*fixed, *((edit.NAME, check.name) for check in edit.checks(Case(None, None)))]
+    return [(group, check.name) for group, checks in examiner.groups(Case(None, None)) for check in checks]
 
 
 def opened(model=None, tokenizer=None, layers=None, **anatomy):
     """A case; ``anatomy`` replaces what was found out about the model."""
-    case, refused = _opened(Case(model or tiny_model("llama"), tokenizer or tiny_tokenizer()))
+    case, refused = examiner.opened(Case(model or tiny_model("llama"), tokenizer or tiny_tokenizer()))
     assert refused is None, refused
     if anatomy:
         case = replace(case, found=replace(case.found, **anatomy))
@@ -33,8 +29,7 @@ def opened(model=None, tokenizer=None, layers=None, **anatomy):
 
 def finding(group, name, case):
     """What one check finds."""
-    (module,) = (module for module in GROUPS if group == module.NAME)
-    checks = module.checks(case) if module is edit else module.CHECKS
+    (checks,) = (checks for known, checks in examiner.groups(case) if known == group)
     (check,) = (check for check in checks if check.name == name)
     assert check.fits(case)
     with frozen(case.model), torch.no_grad():
