@@ -237,7 +237,7 @@ def no_tokenizer(pretrained: str, error: Exception | None) -> EditError:
             f"the model {pretrained} comes without a tokenizer (no tokenizer.json); copy tokenizer.json and "
             "tokenizer_config.json from the model it was made from"
         )
-    if "sentencepiece" in str(error):
+    if any(word in str(error) for word in ("sentencepiece", "tiktoken")):
         return EditError(
             f"the tokenizer of {pretrained} is a SentencePiece or tiktoken file, which has to be converted: "
             "'pip install sentencepiece tiktoken', or put a tokenizer.json there"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import nan
 
 import torch
 from torch import Tensor
@@ -18,9 +19,11 @@ from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, note, off, ok
 from lit_edit.doctor.tokens import decoded
 from lit_edit.editors.locate import LocateThenEdit
+from lit_edit.errors import EditError
 from lit_edit.forward import logits_at, reading, run_until
 from lit_edit.inverses import Inverse
 from lit_edit.prompts import EditRows
+from lit_edit.refusals import first_line
 from lit_edit.request import EditRequest
 from lit_edit.solver import WithHistory, solve
 from lit_edit.spectrum import Subspace
@@ -80,20 +83,20 @@ class _Multiple(Inverse):
 class Tried:
     """What came of the edit."""
 
-    answer: str
-    before: float
+    answer: str = ""
+    before: float = nan
     """Probability of the answer before the edit: ``exp`` of its mean log-probability per token."""
-    aimed: float
+    aimed: float = nan
     """The same at the optimised target, before any weight changes."""
-    after: float
+    after: float = nan
     """The same with the weights changed."""
-    reached: float
+    reached: float = nan
     """Part of the wanted change of the hidden state that is there with the weights changed."""
-    kept: float
-    """Part of the change that the model's own copy of the weights shows, in its dtype."""
-    same_weights: bool
+    kept: float = nan
+    """Part of the change of the weights that the model's own copy of them shows, in its dtype."""
+    same_weights: bool = False
     """Whether all edited weights are byte for byte the same after the undo."""
-    same_logits: bool
+    same_logits: bool = False
     """Whether logits are."""
     refused: str = ""
     """Why nothing was written, where that is so."""
@@ -119,8 +122,6 @@ class Trial:
 
     def _tried(self, shown: dict[int, Tensor]) -> Tried:
         case, anatomy, layers = self.case, self.case.anatomy, self.case.layers
-        row = self._request()
-        before = self._probability(row)
         logits = [case.logits(ids) for ids in case.rows]
         masters = {layer: weight.float().contiguous() for layer, weight in shown.items()}
         bench = Workbench(
@@ -132,22 +133,28 @@ class Trial:
             options=OPTIONS,
             pad=case.pad,
         )
-        refused, aimed, after, reached, kept = "", float("nan"), before, float("nan"), float("nan")
         try:
-            editor = Sampled(self._keys())
-            targets = editor.aim(bench, [row])
-            assert targets is not None
-            aimed = float(targets.probability_N[0])
-            editor.change(bench, [row], targets)
-            after = self._probability(row)
-            reached, kept = self._reached(bench, row, targets), self._kept(bench, shown)
-        except Rejected as reason:
-            refused = str(reason)
+            found = self._written(bench, shown)
+        except (Rejected, EditError) as reason:
+            found = Tried(refused=str(reason))
+        except Exception as error:
+            found = Tried(refused=f"{type(error).__name__}: {first_line(error)}")
         bench.clear()
         same_weights = all(torch.equal(_bytes(anatomy.weight(layer)), _bytes(weight)) for layer, weight in shown.items())
         again = [case.logits(ids) for ids in case.rows]
         same_logits = all(torch.equal(_bytes(one), _bytes(two)) for one, two in zip(logits, again, strict=True))
-        return Tried(row.request.target_new, before, aimed, after, reached, kept, same_weights, same_logits, refused)
+        return replace(found, same_weights=same_weights, same_logits=same_logits)
+
+    def _written(self, bench: Workbench, shown: dict[int, Tensor]) -> Tried:
+        row = self._request()
+        before = self._probability(row)
+        editor = Sampled(self._keys())
+        targets = editor.aim(bench, [row])
+        assert targets is not None
+        editor.change(bench, [row], targets)
+        after = self._probability(row)
+        reached, kept = self._reached(bench, row, targets), self._kept(bench, shown)
+        return Tried(row.request.target_new, before, float(targets.probability_N[0]), after, reached, kept)
 
     def _request(self) -> EditRows:
         """The fact to write: an answer that the model finds possible, whatever world it knows."""
@@ -207,13 +214,16 @@ def _bytes(value: Tensor) -> Tensor:
     return value.detach().contiguous().flatten().view(torch.uint8)
 
 
+_SEE = "See what else is off: vocabulary, layers and numbers come first."
+
+
 def target(trial: Trial) -> Outcome:
     """Whether a change of the hidden state at the subject can make the answer likelier."""
     found = trial.result
     values = {"answer": found.answer, "before": found.before, "target": found.aimed, "steps": OPTIONS.steps}
     told = f"{PROMPT.replace('{}', SUBJECT)} -> {found.answer}: {found.before:.2g}, at the target {found.aimed:.2g}"
     if found.refused:
-        return off(f"none was found: {found.refused}", "Other weights or another dtype are needed; see 'numbers'.", **values)
+        return off(f"no edit was made: {found.refused}", _SEE, **values)
     if not found.aimed > found.before * (1 + _rounding(trial)):
         advice = (
             "No change at the subject reaches the answer: choose lower layers with --model.layers, and make sure that the "
@@ -231,13 +241,13 @@ def written(trial: Trial) -> Outcome:
     found = trial.result
     values = {name: getattr(found, name) for name in ("before", "after", "reached", "kept", "refused")}
     if found.refused:
-        return off(f"nothing: {found.refused}", "Other weights or another dtype are needed; see 'numbers'.", **values)
-    told = f"{found.reached:.0%} of the change of the hidden state; probability {found.before:.2g} -> {found.after:.2g}"
+        return off("nothing was written", _SEE, **values)
+    told = f"{_share(found.reached)} of the hidden state's change is there; probability {found.before:.2g} -> {found.after:.2g}"
     if not found.reached > 0.5:
         advice = "Writing into these weights does not change what the model computes; see 'parts' and 'inside'."
         return off(told, advice, **values)
     if found.kept < 0.9:
-        advice = f"Its dtype shows {found.kept:.0%} of this change of the weights; evaluate with --dtype float32."
+        advice = f"Its dtype shows {_share(found.kept)} of this change of the weights; evaluate with --dtype float32."
         return note(told, advice, **values)
     if not found.after > found.before * (1 + _rounding(trial)):
         advice = (
@@ -246,6 +256,10 @@ def written(trial: Trial) -> Outcome:
         )
         return note(told, advice, **values)
     return ok(told, **values)
+
+
+def _share(part: float) -> str:
+    return f"{100 * part:.0f} %"
 
 
 def _rounding(trial: Trial) -> float:

@@ -90,13 +90,13 @@ def residual(case: Case) -> Outcome:
     """
     slopes = {layer: _slope(case, layer) for layer in case.layers}
     worst = max(slopes, key=lambda layer: abs(slopes[layer] - 1) if slopes[layer] == slopes[layer] else float("inf"))
-    told = f"a wanted change arrives to {slopes[worst]:.1%}"
+    told = f"{100 * slopes[worst]:.1f} % of a wanted change arrives"
     values = {"slopes": slopes}
     if not abs(slopes[worst] - 1) <= 0.05:
         advice = f"What is written there is not what the solve asks for; leave layer {worst} out of --model.layers."
         return off(f"in layer {worst}, {told}", advice, **values)
     way = "straight" if case.anatomy.after_mlp_name is None else f"through {case.anatomy.after_mlp_name}"
-    return ok(f"the MLP adds {way}: {told}", **values)
+    return ok(f"the MLP adds {way} to it: {told}", **values)
 
 
 def _slope(case: Case, layer: int) -> float:

@@ -84,7 +84,7 @@ def generation(case: Case) -> Outcome:
 NAME = "padding"
 CHECKS = (
     Check("right, masked", right_masked),
-    Check("right, seen", right_seen),
+    Check("right, unmasked", right_seen),
     Check("left", left),
     Check("generation", generation, needs_encoder=True),
 )

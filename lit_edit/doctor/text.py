@@ -33,7 +33,7 @@ def table(examination: Examination, width: int = WIDTH) -> str:
         lines += [""]
     for finding in todo:
         # Named once more, for whoever sees the end of a long table only.
-        lines += wrapped(f"{finding.verdict:<6} {finding.group}/{finding.name}: {finding.advice}", width, " " * 7)
+        lines += wrapped(f"{finding.verdict}: {finding.group}/{finding.name} -> {finding.advice}", width, "     ")
     return "\n".join(line.rstrip() for line in lines)
 
 
