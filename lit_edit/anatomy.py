@@ -19,6 +19,7 @@ from lit_edit.decoder import (
     find_down,
     in_features,
     is_transposed,
+    norm_factors,
     out_features,
     returns_tuple,
     stored_weight,
@@ -27,7 +28,17 @@ from lit_edit.decoder import hidden_of as hidden_of  # whoever reads outputs of 
 from lit_edit.errors import EditError
 from lit_edit.refusals import refuse_model
 
-_FINAL_NORMS = ("ln_f", "norm", "norm_f", "final_layer_norm", "final_layernorm", "embedding_norm")
+_FINAL_NORMS = (
+    "ln_f",
+    "norm",
+    "norm_f",
+    "final_norm",
+    "final_layer_norm",
+    "final_layernorm",
+    "layer_norm",
+    "layernorm",
+    "embedding_norm",
+)
 
 PACK = 128
 """Columns of a pack of rows: beyond, attention over what is masked costs more than it saves at the seams."""
@@ -192,7 +203,7 @@ class Anatomy:
 
         The identity where the MLP's output is added as it is. Where a norm :math:`y = g \odot x / \mathrm{rms}(x)` stands
         in between (Gemma 2/3), :math:`\delta x = \mathrm{rms}(x)\, \delta y \oslash g`, which moves the normalised output in
-        the wanted direction and is exact up to the norm's own rescaling.
+        the wanted direction and is exact up to the norm's own rescaling. The epsilon in the norm's rms is part of it.
 
         Args:
             layer: index of the block.
@@ -202,11 +213,8 @@ class Anatomy:
         if self.after_mlp_name is None:
             return change
         norm = self.blocks[layer].get_submodule(self.after_mlp_name)
-        with torch.no_grad():
-            # The norm of a constant vector of ones is its gain: works for gains stored as g and as 1 + g.
-            gain = norm(torch.ones(1, down_output.shape[1], device=down_output.device, dtype=self.dtype)).float()
-        rms = down_output.float().square().mean(-1, keepdim=True).sqrt()
-        return rms * change / gain
+        gain_1D, rms_N1 = norm_factors(norm, down_output.to(self.dtype))
+        return rms_N1 * change / gain_1D
 
     @property
     def dtype(self) -> torch.dtype:

@@ -46,6 +46,28 @@ def hidden_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+@torch.no_grad()
+def norm_factors(norm: nn.Module, inputs_ND: Tensor) -> tuple[Tensor, Tensor]:
+    r"""What a norm :math:`y = s \, g \odot x` multiplies with: its gain, and what it divides by in every row.
+
+    Both are read off what it does: gains may be stored as g or as 1 + g, and where inputs are small the epsilon beside
+    their mean square counts.
+
+    Args:
+        norm: an RMS norm.
+        inputs_ND: what it is given, ``[n, d]``, in the dtype that it runs in.
+
+    Returns:
+        Gain ``g [1, d]`` and divisor ``1 / s [n, 1]``, float32 or wider.
+    """
+    wide = torch.promote_types(inputs_ND.dtype, torch.float32)
+    gain_1D = norm(torch.ones_like(inputs_ND[:1])).to(wide)
+    scaled_ND, found_ND = gain_1D * inputs_ND.to(wide), norm(inputs_ND).to(wide)
+    along_N1 = (scaled_ND * found_ND).sum(-1, keepdim=True)
+    # Of an input of zeros nothing can be said but that no change of it is wanted.
+    return gain_1D, scaled_ND.square().sum(-1, keepdim=True) / along_N1.clamp_min(torch.finfo(wide).tiny)
+
+
 def find_blocks(model: nn.Module, count: int, name: str) -> tuple[str, nn.ModuleList]:
     """Dotted name and modules of the list of transformer blocks.
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from lit_edit.decoder import hidden_of, in_features, out_features
+from lit_edit.decoder import hidden_of, in_features, norm_factors, out_features
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, off, ok
 from lit_edit.doctor.parts import spans
@@ -112,8 +112,8 @@ def _slope(case: Case, layer: int) -> float:
     wanted_ND = torch.randn(down_ND.shape, generator=generator).to(down_ND)
     if anatomy.after_mlp_name is not None:
         # A norm cannot move its output along its own input: nothing is asked for there.
-        gain_1D = anatomy.blocks[layer].get_submodule(anatomy.after_mlp_name)(torch.ones_like(written[0].flatten(0, -2)[:1]))
-        along_ND = down_ND / at_least_float32(gain_1D)
+        gain_1D, _ = norm_factors(block.get_submodule(anatomy.after_mlp_name), written[0].flatten(0, -2))
+        along_ND = down_ND / gain_1D
         share_N1 = (wanted_ND * along_ND).sum(1, keepdim=True) / along_ND.square().sum(1, keepdim=True)
         wanted_ND = wanted_ND - along_ND * share_N1
     size = _STEP * down_ND.norm() if anatomy.after_mlp_name is None else _STEP * at_least_float32(seen[0]).norm()

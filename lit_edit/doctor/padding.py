@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lit_edit.doctor.case import Case, Check, equal
-from lit_edit.doctor.finding import Outcome, cannot, note, ok
+from lit_edit.doctor.finding import Outcome, cannot, note, off, ok
 from lit_edit.forward import at_least_float32
 from lit_edit.generation import tried_left_padding
 from lit_edit.prompts import right_pad, right_pad_unmasked
-from lit_edit.trial import difference
+from lit_edit.refusals import first_line
+from lit_edit.trial import CANNOT_RUN, difference
 
 _Pad = Callable[..., dict[str, Tensor]]
 
@@ -73,7 +74,11 @@ def generation(case: Case) -> Outcome:
     """Whether the model's own ``generate`` can take prompts of unequal length."""
     if not callable(getattr(case.model, "generate", None)):
         return note("the model has no generate()", "Generated answers need one; teacher-forced scores do not.", difference=None)
-    trial = tried_left_padding(case.anatomy, case.encoder)
+    try:
+        trial = tried_left_padding(case.anatomy, case.encoder)
+    except CANNOT_RUN as error:
+        advice = "Leave generated answers out (no 'lit-edit predict', no Generations callback); teacher-forced scores work."
+        return off(f"the model's generate() fails ({type(error).__name__}: {first_line(error)})", advice, difference=None)
     values = {"difference": trial.difference, "allowed": trial.allowed}
     if not trial.same:
         advice = "Nothing has to be set: prompts of unequal length are generated apart, which is slower."

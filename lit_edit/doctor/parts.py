@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_edit.decoder import in_features, is_projection, is_transposed, out_features, stored_weight
+from lit_edit.decoder import in_features, is_projection, is_transposed, norm_factors, out_features, stored_weight
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, note, off, ok
 from lit_edit.forward import at_least_float32, reading, run_until
@@ -97,9 +97,8 @@ def after_mlp(case: Case) -> Outcome:
     with reading(norm, seen.append, seen.append):
         run_until(anatomy, norm, case.inputs(case.rows[0]))
     before_ND, after_ND = (at_least_float32(x.flatten(0, -2)) for x in seen)
-    gain_1D = at_least_float32(norm(torch.ones(1, before_ND.shape[1], device=before_ND.device, dtype=anatomy.dtype)))
-    expected_ND = gain_1D * before_ND / before_ND.square().mean(-1, keepdim=True).sqrt()
-    apart = difference(expected_ND, after_ND)
+    gain_1D, rms_N1 = norm_factors(norm, seen[0].flatten(0, -2))
+    apart = difference(gain_1D * before_ND / rms_N1, after_ND)
     found = f"{anatomy.after_mlp_name} ({type(norm).__name__})"
     if not apart <= max(case.allowed, 1e-2):
         advice = "Changes are pulled back through it as if it were one, and will miss what they aim at."

@@ -109,6 +109,30 @@ def positions_are_ignored(_):
     return opened(with_forward(tiny_model("gpt2"), ignore))
 
 
+def generate_fails(_):
+    def fail(*_args, **_kwargs):
+        raise ValueError("no such cache")
+
+    model = llama()
+    model.generate = fail
+    return opened(model)
+
+
+def no_generate(_):
+    model = llama()
+    model.generate = None
+    return opened(model)
+
+
+def a_cache_that_fails(_):
+    def fail(run, kwargs):
+        if kwargs.get("use_cache"):
+            raise ValueError("no such cache")
+        return run()
+
+    return opened(with_forward(llama(), fail))
+
+
 def the_last_block_returns_a_tuple(_):
     model = llama()
     with_output(model.model.layers[-1], lambda x: (x,))

@@ -18,7 +18,10 @@ BROKEN = {
     ("parts", "logits"): [
         (lambda _: opened(with_logits(broken.llama(), lambda x, _: x.sin())), "note", "way of the model's own")
     ],
-    ("shape", "attention"): [(broken.no_cache, "note", "no attention that keeps")],
+    ("shape", "attention"): [
+        (broken.no_cache, "note", "no attention that keeps"),
+        (broken.a_cache_that_fails, "note", "no attention that keeps"),
+    ],
     ("shape", "MLP"): [(broken.an_mlp_of_its_own, "note", "not recognised")],
     ("shape", "vocabulary"): [(lambda _: opened(broken.llama(vocab_size=1000)), "note", "ids up to 319")],
     ("shape", "positions"): [(lambda _: opened(broken.llama(max_position_embeddings=40)), "note", "40")],
@@ -32,7 +35,11 @@ BROKEN = {
     ("padding", "right, masked"): [(broken.masked_padding_counts, "cannot", "masked padding on the right")],
     ("padding", "right, unmasked"): [(broken.length_counts, "cannot", "padding on the right")],
     ("padding", "left"): [(broken.positions_are_ignored, "note", "not exact")],
-    ("padding", "generation"): [(broken.positions_are_ignored, "note", "moves with padding")],
+    ("padding", "generation"): [
+        (broken.positions_are_ignored, "note", "moves with padding"),
+        (broken.generate_fails, "off", "generate() fails (ValueError: no such cache)"),
+        (broken.no_generate, "note", "no generate()"),
+    ],
     ("inside", "block output"): [(broken.the_last_block_returns_a_tuple, "off", "layers 2 return something else")],
     ("inside", "hooks"): [(broken.an_mlp_that_goes_round_its_down_projection, "off", "ran 0 times")],
     ("inside", "residual stream"): [(broken.a_scaled_mlp, "off", "in layer 1, 50.0 % of a wanted change arrives")],
