@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_edit.data import EditStream
+    from lit_edit.doctor import Examination, examine
     from lit_edit.editors import MEMIT, Editor
     from lit_edit.errors import EditError
     from lit_edit.export import EditDelta, Exported, export_model
@@ -26,11 +27,13 @@ _WHERE = {
     "EditRequest": "lit_edit.request",
     "EditStream": "lit_edit.data",
     "Editor": "lit_edit.editors",
+    "Examination": "lit_edit.doctor",
     "Exported": "lit_edit.export",
     "Guard": "lit_edit.guards",
     "MEMIT": "lit_edit.editors",
     "REVIVE": "lit_edit.guards",
     "TargetOptions": "lit_edit.targets",
+    "examine": "lit_edit.doctor",
     "export_model": "lit_edit.export",
 }
 
@@ -44,9 +47,11 @@ __all__ = [
     "EditRequest",
     "EditStream",
     "Editor",
+    "Examination",
     "Exported",
     "Guard",
     "TargetOptions",
+    "examine",
     "export_model",
 ]
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ from importlib import import_module
 
 VERBS = {
     "configs": "lit_edit.packaged",
+    "doctor": "lit_edit.doctor.cli",
     "export": "lit_edit.export.cli",
     "journal": "lit_edit.journal.cli",
     "pretrain": "lit_edit.world.cli",

@@ -36,6 +36,7 @@ class EditedModel(Evaluated):
     pretrained: str
     revision: str | None
     model_dtype: str
+    trust_remote_code: bool
     wanted_layers: list[int] | None
     layers: tuple[int, ...]
     editor: Editor
@@ -62,12 +63,11 @@ class EditedModel(Evaluated):
         """Load the model (once) and take float32 masters of the edited matrices."""
         if self.net is not None:
             return
-        # A model that has to be sharded is too large for every rank of a machine to hold it whole at the same time.
-        with (
-            self.ranks.in_turn(),
-            torch.device("cpu"),
-        ):  # Lightning moves the module; loading straight onto a device would need accelerate
-            self.net, tokenizer = load_pretrained(self.pretrained, self.revision, getattr(torch, self.model_dtype))
+        # A model that has to be sharded is too large for every rank of a machine to hold it whole at the same time. Lightning
+        # moves the module: loading straight onto a device would need accelerate.
+        with self.ranks.in_turn(), torch.device("cpu"):
+            dtype = getattr(torch, self.model_dtype)
+            self.net, tokenizer = load_pretrained(self.pretrained, self.revision, dtype, self.trust_remote_code)
             self.net.requires_grad_(False)
             self.anatomy = Anatomy.of(self.net)
             self.encoder = Encoder(tokenizer, self.anatomy.positions)

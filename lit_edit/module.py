@@ -57,6 +57,7 @@ class ContinualEditor(ResumableModel):
         max_change: a batch whose change of any layer exceeds this multiple of the original weight's Frobenius norm is undone
             and recorded as rejected; default: no limit (what is not finite is always rejected).
         seed: of the sampled contexts.
+        trust_remote_code: run Python files that come with the model; never done unless it is said here.
 
     Raises:
         EditError: for a model, layer set or setting that cannot be edited.
@@ -77,6 +78,7 @@ class ContinualEditor(ResumableModel):
         cache_dir: str = "checkpoints/cache",
         max_change: float | None = None,
         seed: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         if max_change is not None and not max_change > 0:
@@ -86,6 +88,7 @@ class ContinualEditor(ResumableModel):
         if not -(2**63) <= seed < 2**64:
             raise EditError(f"--model.seed is {seed}; a seed has at most 64 bits")
         self.pretrained, self.revision, self.model_dtype = pretrained, revision, dtype
+        self.trust_remote_code = trust_remote_code
         self.wanted_layers, self.targets, self.seed, self.max_change = layers, targets, seed, max_change
         self.editor = editor
         self.guards = nn.ModuleList(guards or [])
