@@ -14,7 +14,7 @@ class Forks(Server):
     script = Path(__file__).with_name("serving.py")
 
     def call(self, function: str, ranks: int, given: Any = None, **how: Any) -> list[Any]:
-        """What ``cases:function`` returned on every rank."""
-        answer = self.run(call=f"cases:{function}", ranks=ranks, given=given, **how)
+        """What ``rank_cases:function`` returned on every rank."""
+        answer = self.run(call=f"rank_cases:{function}", ranks=ranks, given=given, **how)
         assert answer["codes"] == [0] * ranks, answer
         return answer["found"]

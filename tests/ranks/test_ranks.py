@@ -53,14 +53,14 @@ def test_ranks_end_with_the_words_of_the_one_that_failed(forks, who, what):
 
 
 def test_nobody_waits_for_a_rank_that_is_gone(forks):
-    answer = forks.run(call="cases:dead", ranks=3, given={"who": 1, "how": "exits"}, timeout=60)
+    answer = forks.run(call="rank_cases:dead", ranks=3, given={"who": 1, "how": "exits"}, timeout=60)
     for rank in (0, 2):
         told, seconds = answer["found"][rank]
         assert told.startswith(f"rank {rank} of 3 lost the others (") and seconds < 10, told
 
 
 def test_a_rank_that_hangs_ends_the_run_within_the_timeout(forks):
-    answer = forks.run(call="cases:dead", ranks=2, given={"who": 1, "how": "hangs", "seconds": 12}, timeout=4)
+    answer = forks.run(call="rank_cases:dead", ranks=2, given={"who": 1, "how": "hangs", "seconds": 12}, timeout=4)
     told, seconds = answer["found"][0]
     assert told.startswith("rank 0 of 2 lost the others (") and 3 < seconds < 8, (told, seconds)
 
