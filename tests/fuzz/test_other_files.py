@@ -10,7 +10,7 @@ import yaml
 from damage import FORMATS, damaged, json_lines, scarred, texts, written
 from exploring import explore, sizes, told
 from hypothesis import strategies as st
-from test_configs import ODD, as_yaml
+from test_generated_options import ODD, as_yaml
 
 from lit_edit.cli import command
 from lit_edit.errors import EditError

@@ -10,7 +10,7 @@ from exploring import explore, sizes, told
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger
 from stream import editor, stream, trainer
-from test_configs import ODD, as_yaml
+from test_generated_options import ODD, as_yaml
 from tiny import save_tiny
 
 from lit_edit.__main__ import main
