@@ -169,7 +169,7 @@ class ContinualEditor(ResumableModel):
         try:
             with self.ranks.together(), enough_memory(f"the targets of a batch of {len(rows)} requests"):
                 return self.editor.aim(bench, rows) if rows else None
-        except Rejected as reason:
+        except (Rejected, torch.linalg.LinAlgError) as reason:
             outcome.rejected = str(reason)
             return None
 

@@ -231,7 +231,7 @@ class Workbench:
                 self._change(layer)
         for layer, change in self.changes.items():
             norm, size = float(change.double().norm()), float(self.original(layer).norm())
-            share = norm / size if size else math.inf * bool(norm)
+            share = norm / size if size else math.inf if norm else 0.0
             if self.max_change is not None and share > self.max_change:
                 allowed = f"over the budget of {self.max_change:g}"
                 raise Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, {allowed}")

@@ -189,6 +189,22 @@ def test_what_is_undone_has_drawn_no_random_numbers(tiny, tmp_path, kind: type[E
     assert all(torch.equal(module.master(layer), spared.master(layer)) for layer in module.layers)
 
 
+def test_targets_without_a_solution_cost_their_batch(tiny, tmp_path):
+    class Unsolvable(MEMIT):
+        aims = 0
+
+        def targets(self, bench, rows):
+            self.aims += 1
+            if self.aims == 2:
+                raise torch.linalg.LinAlgError("linalg.eigh: the algorithm failed to converge")
+            return super().targets(bench, rows)
+
+    module = editor(tiny, Unsolvable(lam=10.0))
+    fit(module, tmp_path, facts(6))
+    reasons = [record["rejected"] for record in module.journal.records()]
+    assert reasons == [None, "linalg.eigh: the algorithm failed to converge", None]
+
+
 def test_changes_that_overflow_where_the_model_shows_them_are_rejected(tiny, tmp_path):
     """Finite in the float32 master, infinite in a float16 model."""
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_edit.delta import Delta, remove_columns
+from lit_edit.delta import Delta, is_finite, remove_columns
 from tests.tiny import normal
 
 LEFT, RIGHT = normal(7, 3), normal(3, 11, seed=1)
@@ -60,3 +60,15 @@ def test_remove_columns_takes_the_basis_dtype_of_the_matrix():
     u = basis(7, 2).float()
     assert remove_columns(LEFT, u).dtype == torch.float64
     assert float((u.double().T @ remove_columns(LEFT, u)).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found(dtype, bad):
+    value = torch.arange(12.0).view(3, 4).to(dtype)
+    for good in (value, value.T, value[:, ::2], value[:0], value[0, 0]):
+        assert is_finite(good)
+    value[1, 2] = bad
+    for spoilt in (value, value.T, value[:, ::2], value[1, 2]):
+        assert not is_finite(spoilt)
+    assert not Delta.low_rank(value, value.T).is_finite() and not Delta.from_dense(value).is_finite()
