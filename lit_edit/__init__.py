@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_edit.data import EditStream
+    from lit_edit.doctor import Examination, examine
     from lit_edit.editors import MEMIT, Editor
     from lit_edit.errors import EditError
+    from lit_edit.export import EditDelta, Exported, export_model
     from lit_edit.guards import REVIVE, Guard
     from lit_edit.module import ContinualEditor
     from lit_edit.request import EditBatch, EditRequest
@@ -20,14 +22,19 @@ if TYPE_CHECKING:
 _WHERE = {
     "ContinualEditor": "lit_edit.module",
     "EditBatch": "lit_edit.request",
+    "EditDelta": "lit_edit.export",
     "EditError": "lit_edit.errors",
     "EditRequest": "lit_edit.request",
     "EditStream": "lit_edit.data",
     "Editor": "lit_edit.editors",
+    "Examination": "lit_edit.doctor",
+    "Exported": "lit_edit.export",
     "Guard": "lit_edit.guards",
     "MEMIT": "lit_edit.editors",
     "REVIVE": "lit_edit.guards",
     "TargetOptions": "lit_edit.targets",
+    "examine": "lit_edit.doctor",
+    "export_model": "lit_edit.export",
 }
 
 __all__ = [
@@ -35,12 +42,17 @@ __all__ = [
     "REVIVE",
     "ContinualEditor",
     "EditBatch",
+    "EditDelta",
     "EditError",
     "EditRequest",
     "EditStream",
     "Editor",
+    "Examination",
+    "Exported",
     "Guard",
     "TargetOptions",
+    "examine",
+    "export_model",
 ]
 __version__ = "0.1.0"
 

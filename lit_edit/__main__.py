@@ -6,6 +6,9 @@ import sys
 from importlib import import_module
 
 VERBS = {
+    "configs": "lit_edit.packaged",
+    "doctor": "lit_edit.doctor.cli",
+    "export": "lit_edit.export.cli",
     "journal": "lit_edit.journal.cli",
     "pretrain": "lit_edit.world.cli",
     "report": "lit_edit.report.cli",
@@ -27,6 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     from lit_edit.errors import EditError
+
+    if arguments == ["--version"]:
+        from lit_edit import __version__
+
+        print(f"lit-edit {__version__}")
+        return 0
 
     try:
         if arguments and arguments[0] in VERBS:

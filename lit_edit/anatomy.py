@@ -13,40 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_edit import sharding
+from lit_edit.decoder import (
+    check_causal,
+    find_blocks,
+    find_down,
+    in_features,
+    is_transposed,
+    norm_factors,
+    out_features,
+    returns_tuple,
+    stored_weight,
+)
+from lit_edit.decoder import hidden_of as hidden_of  # whoever reads outputs of blocks knows an anatomy
 from lit_edit.errors import EditError
+from lit_edit.refusals import refuse_model
 
-# Path of the down-projection inside a block, for families whose layout is known. Anything else is found by looking.
-_KNOWN_DOWN = ("mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.down_proj", "mlp.fc2", "fc2", "feed_forward.w2")
-_FINAL_NORMS = ("ln_f", "norm", "norm_f", "final_layer_norm", "final_layernorm", "embedding_norm")
+_FINAL_NORMS = (
+    "ln_f",
+    "norm",
+    "norm_f",
+    "final_norm",
+    "final_layer_norm",
+    "final_layernorm",
+    "layer_norm",
+    "layernorm",
+    "embedding_norm",
+)
 
 PACK = 128
 """Columns of a pack of rows: beyond, attention over what is masked costs more than it saves at the seams."""
-
-
-def is_transposed(module: nn.Module) -> bool:
-    """Whether a module stores its weight ``[d_in, d_out]``: by type (GPT-2's ``Conv1D``), never by shape."""
-    return type(module).__name__ == "Conv1D"
-
-
-def out_features(module: nn.Module) -> int:
-    """Output width of a ``Linear`` or ``Conv1D``."""
-    return _weight(module).shape[1 if is_transposed(module) else 0]
-
-
-def in_features(module: nn.Module) -> int:
-    """Input width of a ``Linear`` or ``Conv1D``."""
-    return _weight(module).shape[0 if is_transposed(module) else 1]
-
-
-def _is_projection(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or is_transposed(module)
-
-
-def _weight(module: nn.Module) -> Tensor:
-    """The weight of a projection, as it is stored."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _text_config(model: nn.Module) -> Any:
@@ -84,21 +80,25 @@ class Anatomy:
         """Find the parts by module type and by one forward pass over two tokens.
 
         Raises:
-            EditError: if the model is no decoder, its blocks or down-projections cannot be told apart, or an MLP's output
-                reaches the residual stream in a way that a linear memory cannot account for.
+            EditError: if the model is no decoder or no plain one (:func:`lit_edit.refusals.refuse_model`), its blocks or
+                down-projections cannot be told apart, or an MLP's output reaches the residual stream in a way that a linear
+                memory cannot account for.
         """
         name = type(model).__name__
         if getattr(model.config, "is_encoder_decoder", False) or _head(model) is None:
             raise EditError(
                 f"{name} is not a causal language model (no decoder-only head); editing needs one that predicts the next token"
             )
-        _check_causal(model, name)
+        refuse_model(model, name)
+        check_causal(model, name)
         text = _text_config(model)
-        hidden = int(text.hidden_size)
-        blocks_name, blocks = _find_blocks(model, int(text.num_hidden_layers), name)
-        down_name = _find_down(blocks, hidden, name)
+        hidden, count = (getattr(text, key, None) for key in ("hidden_size", "num_hidden_layers"))
+        if hidden is None or count is None:
+            raise EditError(f"the configuration of {name} gives no hidden_size or no num_hidden_layers; it is not supported")
+        blocks_name, blocks = find_blocks(model, int(count), name)
+        down_name = find_down(blocks, int(hidden), name)
         after = next((n for n in ("post_feedforward_layernorm", "post_mlp_layernorm") if hasattr(blocks[0], n)), None)
-        tuple_output = _look(model, blocks, down_name, after, name)
+        tuple_output = returns_tuple(model, blocks, down_name, after, name)
         from lit_edit.packing import packs_exactly  # late: these run models, which takes an anatomy
         from lit_edit.suffix import continues_exactly
 
@@ -168,10 +168,21 @@ class Anatomy:
         return f"{self.blocks_name}.{layer}.{self.down_name}.weight"
 
     def weight(self, layer: int) -> Tensor:
-        """View ``[d_out, d_in]`` of the edited weight (writing into it writes into the model)."""
+        """View ``[d_out, d_in]`` of the edited weight (writing into it writes into a model that is not sharded)."""
         module = self.down(layer)
-        weight = _weight(module).data
+        weight = stored_weight(module).data
         return weight.T if is_transposed(module) else weight
+
+    def show(self, layer: int, weight_OI: Tensor) -> None:
+        """Copy a weight into the model, cast to its dtype; of a sharded model, every rank takes its part."""
+        down = self.down(layer)
+        sharding.write(stored_weight(down).data, weight_OI.T if is_transposed(down) else weight_OI)
+
+    def shown(self, layer: int) -> Tensor:
+        """The edited weight as the model has it, ``[d_out, d_in]``; every rank has to ask for that of a sharded model."""
+        down = self.down(layer)
+        weight = sharding.whole(stored_weight(down).data)
+        return weight.T if is_transposed(down) else weight
 
     def proposed_layers(self) -> tuple[int, ...]:
         """Blocks to edit where nobody chose any: the second eighth of the depth, at most five blocks.
@@ -204,7 +215,7 @@ class Anatomy:
 
         The identity where the MLP's output is added as it is. Where a norm :math:`y = g \odot x / \mathrm{rms}(x)` stands
         in between (Gemma 2/3), :math:`\delta x = \mathrm{rms}(x)\, \delta y \oslash g`, which moves the normalised output in
-        the wanted direction and is exact up to the norm's own rescaling.
+        the wanted direction and is exact up to the norm's own rescaling. The epsilon in the norm's rms is part of it.
 
         Args:
             layer: index of the block.
@@ -214,111 +225,11 @@ class Anatomy:
         if self.after_mlp_name is None:
             return change
         norm = self.blocks[layer].get_submodule(self.after_mlp_name)
-        with torch.no_grad():
-            # The norm of a constant vector of ones is its gain: works for gains stored as g and as 1 + g.
-            gain = norm(torch.ones(1, down_output.shape[1], device=down_output.device, dtype=self.dtype)).float()
-        rms = down_output.float().square().mean(-1, keepdim=True).sqrt()
-        return rms * change / gain
+        with sharding.gathered(self.blocks[layer]):
+            gain_1D, rms_N1 = norm_factors(norm, down_output.to(self.dtype))
+        return rms_N1 * change / gain_1D
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating dtype of the edited weights inside the model."""
         return self.weight(0).dtype
-
-
-def hidden_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The hidden states in what a block returned, tuple or bare tensor."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _find_blocks(model: nn.Module, count: int, name: str) -> tuple[str, nn.ModuleList]:
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    lists = [(n, m) for n, m in lists if any(_is_projection(sub) for sub in m[0].modules())]
-    if not lists:
-        raise EditError(f"{name} has no list of {count} transformer blocks that lit_edit recognises")
-    return lists[0]
-
-
-def _find_down(blocks: nn.ModuleList, hidden: int, name: str) -> str:
-    block = blocks[0]
-    for path in _KNOWN_DOWN:
-        try:
-            module = block.get_submodule(path)
-        except AttributeError:
-            continue
-        if _is_projection(module) and out_features(module) == hidden:
-            return path
-    # Nobody listed this family: the down-projection is the one projection outside attention that comes back to the
-    # hidden size from a wider inner one.
-    found = [
-        path
-        for path, module in block.named_modules()
-        if _is_projection(module)
-        and "att" not in path.lower()
-        and out_features(module) == hidden
-        and in_features(module) != hidden
-    ]
-    if len(found) != 1:
-        what = "none" if not found else " and ".join(found)
-        raise EditError(
-            f"the MLP down-projection of {name} is not clear: in a block, {what} lead(s) back to the hidden size {hidden}"
-        )
-    return found[0]
-
-
-@torch.no_grad()
-def _check_causal(model: nn.Module, name: str) -> None:
-    """Refuse a model in which a later token changes the prediction at an earlier one."""
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        mask = torch.ones(1, 2, dtype=torch.long, device=device)
-        rows = (torch.tensor([[0, last]], device=device) for last in (0, 1))
-        first, other = (model(input_ids=row, attention_mask=mask, use_cache=False).logits[0, 0] for row in rows)
-    finally:
-        model.train(training)
-    if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
-        raise EditError(
-            f"{name} looks ahead: its first prediction depends on the token after it; editing needs a causal decoder, "
-            "not an encoder"
-        )
-
-
-def _look(model: nn.Module, blocks: nn.ModuleList, down_name: str, after: str | None, name: str) -> bool:
-    """One forward over two tokens, twice: is a block's output a tuple, and does its MLP add straight to it?"""
-    block = blocks[0]
-    source = block.get_submodule(after if after is not None else down_name)
-    device = next(model.parameters()).device
-    inputs = {key: torch.full((1, 2), value, device=device) for key, value in (("input_ids", 0), ("attention_mask", 1))}
-    seen: list[Tensor] = []
-    kinds: list[bool] = []
-
-    def keep(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        kinds.append(isinstance(output, tuple))
-        seen.append(hidden_of(output).float().clone())
-
-    def nudge(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + 1.0
-
-    training = model.training
-    model.eval()
-    handles = [block.register_forward_hook(keep)]
-    try:
-        with torch.no_grad():
-            model(**inputs, use_cache=False)
-            handles.append(source.register_forward_hook(nudge))
-            model(**inputs, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    moved = seen[1] - seen[0]
-    # bf16 keeps 8 bits: 1 added to a large activation can be off by a few percent of that activation.
-    slack = 0.02 * (1.0 + float(seen[0].abs().max()))
-    if float((moved - 1.0).abs().max()) > slack:
-        raise EditError(
-            f"in {name} the output of {down_name} is not added to the residual stream as it is "
-            f"(adding 1 moved the block's output by {float(moved.mean()):.3g}); this family is not supported"
-        )
-    return kinds[0]

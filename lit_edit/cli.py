@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -31,6 +28,7 @@ from lit_edit.callbacks import (
     ImmediateScores,
     JournalKeeper,
     Predictions,
+    ReplicaCheck,
     Report,
     SpectralDrift,
     StreamCheckpoint,
@@ -40,64 +38,24 @@ from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
-from lit_edit.micro_batches import is_out_of_memory, too_little
 from lit_edit.module import ContinualEditor
+from lit_edit.parser import VERBS, SentenceCLI, told_as_error
+from lit_edit.paths import named
 from lit_edit.row_logger import RowLogger
+from lit_edit.run_settings import settings_of
+from lit_edit.strategies import of_several, register
 
 DESCRIPTION = (
     "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
-    "(--ckpt_path), predict writes down what the model says. More verbs have options of their own: 'lit-edit study NAME "
+    "(--ckpt_path), predict writes down what the model says. --config takes files and the names that 'lit-edit configs' lists. "
+    "More verbs have options of their own: 'lit-edit doctor MODEL' tells whether a model can be edited and what is off where "
+    "not, 'lit-edit export RUN --to DIR' hands a finished run on, 'lit-edit study NAME "
     "--config FILE' runs an experiment on spectra or streams, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit "
     "verify DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded "
     "model anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs, 'lit-edit journal VERB "
-    "RUN' shows, verifies, replays and takes back what a run has written."
+    "RUN' shows, verifies, replays and takes back what a run has written, 'lit-edit export RUN --to DIR' writes its edited "
+    "model for others to load."
 )
-VERBS = {
-    "fit": "Edit a stream of facts, batch after batch.",
-    "validate": "Score the edits that a run has made so far, and the probes.",
-    "test": "Score all edits of the stream, made or not, and the probes.",
-    "predict": "Write down what the model answers to every edit prompt.",
-}
-
-
-def told_as_error(error: BaseException | None) -> EditError | None:
-    """The sentence meant for the user among the errors that led to ``error``; parsers wrap what a constructor raises."""
-    first = error
-    while error is not None and not isinstance(error, EditError):
-        error = error.__cause__ or error.__context__
-    return error or _no_room(first) or _no_memory(first)
-
-
-def _no_room(error: BaseException | None) -> EditError | None:
-    """A disk that takes no more is nobody's mistake in the program, whichever library was writing to it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            return EditError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _no_memory(error: BaseException | None) -> EditError | None:
-    """What is not done in parts, a callback of the user's or Lightning's own, may run out of memory as well."""
-    while error is not None:
-        if is_out_of_memory(error):
-            return too_little("the run", error)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
-
-    def error(self, message: str = "", ex: Exception | None = None) -> Any:
-        """Leave with exit code 2."""
-        text = str(told_as_error(ex)) if told_as_error(ex) else re.sub(r"\s+", " ", str(message or ex)).strip()
-        unknown = re.match(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', text)
-        if unknown:
-            hint = "give a class of lit_edit or an import path like my_package.MyClass"
-            text = f"--{unknown[1]} names no known class: {unknown[2]}; {hint}"
-        # Options as they are typed, not as the parser nests them.
-        raise EditError(re.sub(rf"\b({'|'.join(VERBS)})\.(?=model|data|trainer)", "--", text))
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -122,7 +80,7 @@ class _SaveConfig(SaveConfigCallback):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
-class EditCLI(LightningCLI):
+class EditCLI(SentenceCLI):
     """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; a run writes to ``--run_dir``."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
@@ -148,13 +106,6 @@ class EditCLI(LightningCLI):
             run=run,
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's parser with one-sentence errors."""
-        kwargs.setdefault("dump_header", ["lit_edit"])
-        parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
-        return parser
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options that belong to a run rather than to model, data or trainer."""
         parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
@@ -164,6 +115,7 @@ class EditCLI(LightningCLI):
         parser.add_argument("--journal.without", type=list[str], default=[], help="ids of requests to leave out of the stream")
         parser.add_lightning_class_args(SpectralDrift, "drift")
         parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ReplicaCheck, "replicas")
         parser.set_defaults(
             {
                 "checkpoint.filename": "batch-{step}",
@@ -190,10 +142,13 @@ class EditCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fix the run folder before anything is built."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
-        folder = Path(config["run_dir"])
+        folder = named(config["run_dir"], "--run_dir")
         edits = self.subcommand in (None, "fit")
         self._begins: int | None = None
         self._starts_over = False
+        if of_several():
+            self._follow(config, folder)
+            return
         if edits and not config.get("ckpt_path") and (folder / "journal.jsonl").exists():
             new = _unused(folder)
             print(
@@ -208,8 +163,18 @@ class EditCLI(LightningCLI):
             config["checkpoint"]["dirpath"] = str(folder / "checkpoints")
         if config.get("ckpt_path") == "last":
             config["ckpt_path"] = self._last(Path(config["checkpoint"]["dirpath"]), edits)
-        elif config.get("ckpt_path") and edits:
-            self._begins = int(prove(Path(config["ckpt_path"])).get("batches") or 0)
+        elif config.get("ckpt_path") is not None:
+            path = named(config["ckpt_path"], "--ckpt_path")
+            self._begins = int(prove(path).get("batches") or 0) if edits else None
+
+    def _follow(self, config: Any, folder: Path) -> None:
+        """Another rank than the first one writes nothing, so all it has to find is the checkpoint; the first one proves it."""
+        config["trainer"]["default_root_dir"] = str(folder)
+        config["checkpoint"]["dirpath"] = config["checkpoint"]["dirpath"] or str(folder / "checkpoints")
+        if config.get("ckpt_path") == "last":
+            kept = Path(config["checkpoint"]["dirpath"])
+            self._starts_over = not any(kept.glob("[!.]*.ckpt"))
+            config["ckpt_path"] = None if self._starts_over else str(kept / "last.ckpt")
 
     def _last(self, folder: Path, edits: bool) -> str | None:
         """The checkpoint that ``last`` stands for: Lightning would take the newest file, and none with a mere warning."""
@@ -233,6 +198,7 @@ class EditCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Add loggers, the safe checkpoint format and the project's callbacks, unless the user brought their own."""
         folder = str(self._chosen("run_dir"))
+        register()
         given = self._get(self.config_init, "trainer", default={})
         if given.get("logger") is None:
             # Scoring a finished run must not draw into the run's own curves.
@@ -244,6 +210,9 @@ class EditCLI(LightningCLI):
                 RowLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
+        alone = given.get("devices") in (1, "1") and given.get("num_nodes") in (None, 1)
+        if given.get("strategy") in (None, "auto") and not alone:
+            kwargs["strategy"] = "replicated"  # Lightning's own choice would give every process facts of its own
         if SLURMEnvironment.detect():
             # Lightning's way to have a job requeued saves inside of the signal handler, in the middle of whatever runs.
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
@@ -265,7 +234,7 @@ class EditCLI(LightningCLI):
     def before_fit(self) -> None:
         """Score the unedited model, at step 0."""
         self.model.starts_over = self._starts_over
-        self.model.settings = _settings(self.config[self.subcommand] if self.subcommand else self.config)
+        self.model.settings = settings_of(self.config[self.subcommand] if self.subcommand else self.config)
         if self._chosen("baseline") and not self._chosen("ckpt_path"):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
@@ -281,7 +250,10 @@ class EditCLI(LightningCLI):
         if not done or (self._chosen("final") and self.model.scores.protocol != "final"):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.datamodule.review = review
-        print(f"\n{report.write(self.trainer, self.model)}")
+        table = report.write(self.trainer, self.model)
+        if not run.is_global_zero:
+            return
+        print(f"\n{table}")
         folder = self._chosen("run_dir")
         print(f"Everything of this run is in {folder}; look at it with: tensorboard --logdir {folder}")
 
@@ -293,27 +265,6 @@ def _unused(folder: Path) -> Path:
         number += 1
         free = folder.with_name(f"{folder.name}-{number}")
     return free
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """The options that say what a run does, by the names they are typed with; where it lies is left out."""
-    places = ("config", "run_dir", "ckpt_path", "weights_only", "trainer.default_root_dir", "checkpoint.dirpath")
-    return {name: value for name, value in _flat("", config) if name not in places and not name.startswith("config.")}
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Plain values by dotted names; ``model.guards.0.tau`` is the tau of the first guard."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, list | tuple):
-        value = {str(index): part for index, part in enumerate(value)}
-    if not isinstance(value, dict):
-        yield name, value if value is None or isinstance(value, bool | int | float | str) else str(value)
-        return
-    for key, part in value.items():
-        if key.startswith("__"):
-            continue
-        yield from _flat(name if key == "init_args" else f"{name}.{key}".lstrip("."), part)
 
 
 def _check_writable(folder: Path) -> None:
@@ -346,6 +297,9 @@ def command() -> Iterator[None]:
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every rank logs the numbers of all
+    if of_several():
+        warnings.simplefilter("ignore")  # the first rank says it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
     from transformers.utils.logging import disable_progress_bar
 

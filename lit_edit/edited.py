@@ -16,13 +16,15 @@ from lit_edit.corpus import Corpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
 from lit_edit.evaluation import Evaluated
-from lit_edit.guards.base import Guard
+from lit_edit.guards.base import Guard, viewing
 from lit_edit.identity import load_pretrained
 from lit_edit.micro_batches import enough_memory
 from lit_edit.preparation import second_moments, spectra
 from lit_edit.prompts import Encoder, sample_contexts
+from lit_edit.sharding import shard
 from lit_edit.spectrum import Spectrum
 from lit_edit.store import Store, fingerprint
+from lit_edit.strategies import mesh_of
 from lit_edit.targets import TargetOptions
 
 OnPhase = Callable[[str, int, int], None]
@@ -34,6 +36,7 @@ class EditedModel(Evaluated):
     pretrained: str
     revision: str | None
     model_dtype: str
+    trust_remote_code: bool
     wanted_layers: list[int] | None
     layers: tuple[int, ...]
     editor: Editor
@@ -51,6 +54,8 @@ class EditedModel(Evaluated):
     spectra: dict[int, Spectrum]
     wants_spectra: bool
     """Whether a callback needs the original spectra even if no guard does."""
+    _model_hash: str | None
+    """Hash of all parameters, where they can no longer be asked."""
     _listeners: list[OnPhase]
     _prepared: bool
 
@@ -58,8 +63,11 @@ class EditedModel(Evaluated):
         """Load the model (once) and take float32 masters of the edited matrices."""
         if self.net is not None:
             return
-        with torch.device("cpu"):  # Lightning moves the module; loading straight onto a device would need accelerate
-            self.net, tokenizer = load_pretrained(self.pretrained, self.revision, getattr(torch, self.model_dtype))
+        # A model that has to be sharded is too large for every rank of a machine to hold it whole at the same time. Lightning
+        # moves the module: loading straight onto a device would need accelerate.
+        with self.ranks.in_turn(), torch.device("cpu"):
+            dtype = getattr(torch, self.model_dtype)
+            self.net, tokenizer = load_pretrained(self.pretrained, self.revision, dtype, self.trust_remote_code)
             self.net.requires_grad_(False)
             self.anatomy = Anatomy.of(self.net)
             self.encoder = Encoder(tokenizer, self.anatomy.positions)
@@ -73,6 +81,23 @@ class EditedModel(Evaluated):
                 self.register_buffer(f"original_{layer}", weight.float().clone().contiguous(), persistent=False)
                 self.editor.allocate(layer, *weight.shape)
             self.weights_hash = fingerprint({str(layer): self.original(layer) for layer in self.layers})
+            mesh = mesh_of(self.trainer) if self._trainer is not None else None
+            if mesh is not None:
+                self.check_sharded()
+                self._model_hash = fingerprint(dict(self.net.named_parameters()))
+                shard(self.anatomy.blocks, mesh)
+
+    def check_sharded(self) -> None:
+        """Refuse what cannot work on a model of which every rank holds a part.
+
+        Raises:
+            EditError: saying what and why.
+        """
+        if not self.editor.runs_sharded:
+            raise EditError(
+                f"{type(self.editor).__name__} trains whole parameters of the model and cannot do so where ranks hold parts of "
+                "them; use --trainer.strategy replicated, or another editor"
+            )
 
     def master(self, layer: int) -> nn.Parameter:
         """The float32 weight of a layer that the optimiser owns, ``[d_out, d_in]``."""
@@ -86,7 +111,7 @@ class EditedModel(Evaluated):
         """Copy one weight per edited layer into the model, in the model's dtype."""
         with torch.no_grad():
             for layer in self.layers:
-                self.anatomy.weight(layer).copy_(weights(layer))
+                self.anatomy.show(layer, weights(layer))
 
     @contextmanager
     def original_model(self) -> Iterator[Anatomy]:
@@ -100,19 +125,19 @@ class EditedModel(Evaluated):
     @contextmanager
     def evaluated_model(self) -> Iterator[None]:
         """The edited model as it is evaluated: some guards (PRUNE) restrain only this view and never the weights behind it."""
-        viewing = [guard for guard in self.guard_list() if type(guard).view is not Guard.view]
-        if not viewing:
+        restraining = viewing(self.guard_list())
+        if not restraining:
             yield
             return
         if not self._prepared:  # validate, test and predict need no moments, but they need these guards
             for layer in self.layers:
-                for guard in viewing:
+                for guard in restraining:
                     guard.prepare(layer, self.original(layer), None)
             self._prepared = True
 
         def seen(layer: int) -> Tensor:
             weight = self.master(layer).detach()
-            for guard in viewing:
+            for guard in restraining:
                 weight = guard.view(layer, weight)
             return weight
 
@@ -125,7 +150,7 @@ class EditedModel(Evaluated):
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """See :meth:`Evaluated.unedited`; unlike :meth:`original_model`, it puts back whatever was shown."""
-        shown = {layer: self.anatomy.weight(layer).detach().clone() for layer in self.layers}
+        shown = {layer: self.anatomy.shown(layer).detach().clone() for layer in self.layers}
         self.show_model(self.original)
         try:
             yield
@@ -163,8 +188,15 @@ class EditedModel(Evaluated):
             if not self.editor.needs_contexts:
                 self.templates = ()
             if self.templates is None:
-                self.templates = sample_contexts(
-                    anatomy.model, self.encoder, options.context_starts, options.contexts, options.context_lengths, self.seed
+                self.templates = self.ranks.of_first(
+                    sample_contexts(
+                        anatomy.model,
+                        self.encoder,
+                        options.context_starts,
+                        options.contexts,
+                        options.context_lengths,
+                        self.seed,
+                    )
                 )
             moments = (
                 second_moments(
@@ -177,6 +209,8 @@ class EditedModel(Evaluated):
                     self._tell,
                     self.moments_from,
                     rank_zero_info,
+                    self.ranks,
+                    self._model_hash,
                 )
                 if self.editor.needs_moments
                 else {}
@@ -184,7 +218,7 @@ class EditedModel(Evaluated):
             self.moment_scalars = scalars(moments)
             wanted = self.wants_spectra or any(guard.needs_spectrum for guard in self.guard_list())
             originals = {layer: self.original(layer) for layer in self.layers}
-            self.spectra = spectra(originals, self.store, self._tell) if wanted else {}
+            self.spectra = spectra(originals, self.store, self._tell, self.ranks) if wanted else {}
         for layer in self.layers:
             self.editor.prepare(layer, self.original(layer), moments.get(layer))
             for guard in self.guard_list():

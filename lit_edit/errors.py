@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
+from typing import Any
+
+_BREAK = re.compile(r"\s*[\r\n]\s*")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class EditError(Exception):
     """A mistake the user can repair, told in one sentence: what was found, where, and what would be right.
 
     The command line prints the sentence and leaves with exit code 2. Not a ``ValueError``: argument parsers swallow those
-    while they try one type after another, and the sentence with them.
+    while they try one type after another, and the sentence with them. It may quote what stands in a file, so it is made
+    printable here, whatever that is; see :func:`one_line`.
     """
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(one_line(str(sentence)))
 
 
 class OutOfMemory(EditError):
@@ -24,10 +35,40 @@ class MalformedRecord(EditError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"field {field!r}: {reason}")
-        self.field = field
-        self.reason = reason
+        self.field, self.reason = one_line(cut(field, 200)), one_line(reason)
+        super().__init__(f"field '{self.field}': {self.reason}")
 
 
 class Rejected(Exception):
     """A batch that must not be written; the message is the reason for the journal."""
+
+
+def one_line(text: str) -> str:
+    r"""The text on one line, with escapes for what a terminal would obey and what no UTF-8 file can hold.
+
+    >>> one_line("in line 3,\n    column 1"), one_line("\x1b[31m, \ud800")
+    ('in line 3, column 1', '\\x1b[31m, \\ud800')
+    """
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], _BREAK.sub(" ", text))
+
+
+def cut(text: str, most: int) -> str:
+    """The text, or its beginning where it is longer than ``most`` characters.
+
+    >>> cut("abc", 3), cut("abcdefgh", 6)
+    ('abc', 'abc...')
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """A value as messages quote it; of what is long or nested deep only the beginning is looked at.
+
+    >>> brief("Ann"), brief([[[[[[["x"]]]]]]]), brief("a" * 99, 12)
+    ("'Ann'", '[[[[...]]]]', "'aaaaaaaa...")
+    """
+    return cut(repr(value[: most + 1]) if isinstance(value, str) else _BRIEF.repr(value), most)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 4, 60, 60

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from lit_edit.metrics import EditScores, Interval, paired_change
 from lit_edit.micro_batches import enough_memory
 from lit_edit.probes.base import Probe, no_outcomes
 from lit_edit.prompts import Encoder
+from lit_edit.ranks import Ranks
+from lit_edit.records import RecordScores
 from lit_edit.request import EditBatch, EditRequest
 from lit_edit.scoring import Scorer
 
@@ -35,6 +37,8 @@ class Evaluated(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self.ranks = Ranks()
+        """Who shares the work of the run."""
         self.position = 0
         """Requests of the stream that lie behind: written, rejected or set aside."""
         self.scores = EditScores("before")
@@ -98,10 +102,26 @@ class Evaluated(L.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loader 0 re-scores edits; each further loader is one probe."""
         if dataloader_idx == 0:
-            self.scores.update(self.scorer.requests(batch.requests, self.unedited))
+            self.scores.update(self.score(batch.requests))
             return
         probe = self._probes()[dataloader_idx - 1]
-        self.probe_rows[probe.name].append(probe.measure(self.scorer, batch))
+        self.probe_rows[probe.name].append(self._measure(probe, batch))
+
+    def score(self, requests: Sequence[EditRequest]) -> list[RecordScores]:
+        """Score edits on the model as it is, see :meth:`lit_edit.scoring.Scorer.requests`; ranks score a share each."""
+        return self.ranks.share(requests, lambda mine: self.scorer.requests(mine, self.unedited))
+
+    def generate(self, prompts: Sequence[str], tokens: int, until: Sequence[str] = ()) -> list[str]:
+        """Greedy continuations, see :func:`lit_edit.generation.generate`; ranks continue a share of the prompts each."""
+        return self.ranks.share(prompts, lambda mine: self.scorer.generate(mine, tokens, until))
+
+    def _measure(self, probe: Probe, items: Sequence[Any]) -> Tensor:
+        """Rows of some items, ``[n, columns]``; ranks measure a share of the items each."""
+        if self.ranks.workers == 1:
+            return probe.measure(self.scorer, items)
+        if probe.one_row_per_item:
+            return torch.stack(self.ranks.share(items, lambda mine: list(probe.measure(self.scorer, mine))))
+        return torch.cat(self.ranks.share(items, lambda mine: [probe.measure(self.scorer, [item]) for item in mine]))
 
     def on_validation_epoch_end(self) -> None:
         """Log rates of the edits and the probes; remember the rows of the unedited model."""
@@ -144,14 +164,10 @@ class Evaluated(L.LightningModule):
 
     def predict_step(self, batch: EditBatch, batch_idx: int) -> list[dict[str, Any]]:
         """What the model says now: greedy continuation of every edit prompt, as long as the longer of its two answers."""
+        said = self.ranks.share(batch.requests, lambda mine: [self._answer(request) for request in mine])
         return [
-            {
-                "case_id": request.case_id,
-                "prompt": request.text,
-                "target_new": request.target_new,
-                "said": self._answer(request),
-            }
-            for request in batch.requests
+            {"case_id": request.case_id, "prompt": request.text, "target_new": request.target_new, "said": answer}
+            for request, answer in zip(batch.requests, said, strict=True)
         ]
 
     def _answer(self, request: EditRequest) -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy, hidden_of
 from lit_edit.micro_batches import enough_memory
+from lit_edit.sharding import given_back
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def run_until(anatomy: Anatomy, module: nn.Module, inputs: dict[str, Any]) -> No
     try:
         anatomy.model(**inputs, use_cache=False)
     except _Stop:
-        pass
+        given_back(anatomy.blocks)
     finally:
         handle.remove()
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, brief
 from lit_edit.forward import frozen
 from lit_edit.micro_batches import Room, halving
 from lit_edit.prompts import Encoder
+from lit_edit.trial import Trial
 
 _SAME = 0.1
 """Most that padding may move a row's logits, as a share of their spread: above rounding in bfloat16, below a mistake."""
@@ -127,7 +128,7 @@ def cut(text: str, until: Sequence[str]) -> str:
 def _ids(anatomy: Anatomy, encoder: Encoder, prompt: str) -> list[int]:
     ids, _ = encoder.encode(prompt)
     if not ids:
-        raise MalformedRecord("prompt", f"{prompt!r} gives no token to continue")
+        raise MalformedRecord("prompt", f"{brief(prompt, 200)} gives no token to continue")
     if len(ids) > anatomy.positions:
         raise MalformedRecord("prompt", f"is {len(ids)} tokens long, and the model takes {anatomy.positions}")
     return ids
@@ -204,21 +205,29 @@ def _plain(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _pads_well(anatomy: Anatomy, encoder: Encoder) -> bool:
+def tried_left_padding(anatomy: Anatomy, encoder: Encoder) -> Trial:
     """Whether padding on the left leaves a row's logits alone, tried on the prompt's end and a cached step.
 
     Two rows of nine tokens: next to any generation, trying anew is cheaper than remembering it for a model that may change.
+
+    Returns:
+        The largest difference of a logit, relative to the logits' standard deviation.
     """
     ids = [token % anatomy.vocabulary for token in range(5, 14)]
-    alone = _run(anatomy, encoder, [ids[3:]], 2, set(), logits=True)
-    padded = _run(anatomy, encoder, [ids, ids[3:]], 2, set(), logits=True)
-    same = True
+    with frozen(anatomy.model), _plain(anatomy.model):
+        alone = _run(anatomy, encoder, [ids[3:]], 2, set(), logits=True)
+        padded = _run(anatomy, encoder, [ids, ids[3:]], 2, set(), logits=True)
+    apart = []
     for one_BV, two_BV in zip(alone.logits, padded.logits, strict=True):
         one, two = one_BV[0].float(), two_BV[1].float()
-        same = same and bool((one - two).abs().max() <= _SAME * one.std())
+        apart.append((one - two).abs().max() / one.std())
         if one.argmax() != two.argmax():  # a near-tie: the next step continues another text
             break
-    return same
+    return Trial(float(torch.stack(apart).max()), _SAME)
+
+
+def _pads_well(anatomy: Anatomy, encoder: Encoder) -> bool:
+    return tried_left_padding(anatomy, encoder).same
 
 
 class _Stop(StoppingCriteria):

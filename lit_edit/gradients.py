@@ -26,6 +26,10 @@ class Captured:
     inputs_TI: Tensor
     gradients_TO: Tensor
 
+    def to(self, device: torch.device) -> Captured:
+        """The same on another device."""
+        return Captured(self.inputs_TI.to(device), self.gradients_TO.to(device))
+
 
 @dataclass(frozen=True)
 class Answers:

@@ -10,59 +10,78 @@ from torch import nn
 
 from lit_edit.errors import EditError
 from lit_edit.finite import sound
+from lit_edit.packaged import model_path
+from lit_edit.paths import named
+from lit_edit.refusals import (
+    adapter_on_hub,
+    first_line,
+    foreign_code,
+    no_tokenizer,
+    not_found,
+    refuse_config,
+    refuse_folder,
+    refuse_missing,
+)
 
 
-def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def load_pretrained(
+    pretrained: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False
+) -> tuple[nn.Module, Any]:
     """Load a Hugging Face causal language model and its tokenizer.
 
     Args:
-        pretrained: folder or hub id.
+        pretrained: folder, hub id, or name of a model that comes with the project (``world-gpt2``); a folder wins over a name.
         revision: revision of a hub id.
         dtype: dtype of the weights; never left to the checkpoint.
+        trust_remote_code: run Python files that come with the model; without it they are not even imported.
 
     Raises:
-        EditError: if there is none under that name, it is not a causal language model, or a weight of it is not finite.
+        EditError: if there is none under that name, none that can be edited (see :mod:`lit_edit.refusals`), or one of whose
+            weights is not finite.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    looks_like_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
-    folder = Path(pretrained).expanduser()
-    if looks_like_path and not folder.exists() and "/" in pretrained:
-        raise EditError(
-            f"there is no model folder {pretrained}; --model.pretrained takes a folder with config.json or a hub id"
-        )
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise EditError(f"the folder {pretrained} holds no config.json; --model.pretrained takes a saved Hugging Face model")
+    folder = named(pretrained, "--model.pretrained")
+    if not folder.exists():
+        folder = model_path(pretrained) or folder
+    refuse_folder(pretrained, folder)
     name: str | Path = folder if folder.exists() else pretrained
+    # Told explicitly: where nothing is said, transformers asks on the terminal and waits.
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if not folder.exists():
+        adapter_on_hub(pretrained, revision)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, **common)
     except (OSError, ValueError) as error:
-        raise EditError(f"no model {pretrained!r} was found, neither as a folder nor on the hub ({_first(error)})") from None
+        raise not_found(pretrained, revision, error) from None
+    refuse_config(pretrained, config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, dtype=dtype)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **common)
     except ValueError as error:
+        if "custom code" in str(error):
+            raise foreign_code(pretrained) from None
         if "Unrecognized configuration class" in str(error):
             raise EditError(
                 f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder"
             ) from None
-        raise EditError(f"the model {pretrained} cannot be loaded: {_first(error)}") from None
+        raise EditError(f"the model {pretrained} cannot be loaded: {first_line(error)}") from None
     except Exception as error:  # truncated or damaged weight files raise errors of many libraries
-        raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {_first(error)}") from None
+        raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {first_line(error)}") from None
+    saved_as = ", ".join(getattr(config, "architectures", None) or ["saved as no particular class"])
+    model, found = loaded
+    refuse_missing(pretrained, found["missing_keys"], dict(model.named_parameters()), saved_as)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, **common)
     except Exception as error:
-        raise EditError(f"the tokenizer of {pretrained} cannot be loaded: {_first(error)}") from None
+        raise no_tokenizer(pretrained, error) from None
+    if not tokenizer.vocab_size:  # some families make one out of nothing
+        raise no_tokenizer(pretrained, None)
     said = str(dtype).removeprefix("torch.")
     weights = ((f"{name} of the model {pretrained}, loaded as {said},", value) for name, value in model.named_parameters())
     damaged = "the files are damaged, so save or download the model again"
     fits = dtype != torch.float16  # whose largest number is 65504
     sound(weights, damaged if fits else f"float16 cannot hold them (--model.dtype bfloat16 and float32 can), or {damaged}")
     return model, tokenizer
-
-
-def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def check_identity(checkpoint: dict[str, Any], expected: dict[str, Any], tensors: set[str]) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class Interrupts:
             self.release()
 
 
+def end(number: int, frame: FrameType | None) -> None:
+    """A handler that raises :class:`Terminated`."""
+    raise Terminated(number)
+
+
 @contextmanager
 def ending_in_order(*numbers: int) -> Iterator[None]:
     """Raise :class:`Terminated` where one of these signals arrives, instead of dying on the spot.
@@ -74,10 +79,6 @@ def ending_in_order(*numbers: int) -> Iterator[None]:
     scheduler loses its patience. Scoring the unedited model it forgets it altogether. It does call handlers that were there
     before it, as this one is. Outside the main thread nothing happens.
     """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated(number)
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -17,6 +17,7 @@ from lit_edit.forward import at_least_float32, block_outputs, reading, run_until
 from lit_edit.layout import lay
 from lit_edit.micro_batches import halving
 from lit_edit.prompts import EditRows
+from lit_edit.ranks import Ranks
 
 Read = TypeVar("Read")
 
@@ -64,6 +65,48 @@ class KeyPass:
     def written(self) -> Tensor:
         """Output of the down-projection, bare prompts, as of the last call of :meth:`keys`: ``[n, d_model]`` float32."""
         return torch.cat([chunk.written for chunk in self._chunks])
+
+
+class SharedKeyPass(KeyPass):
+    """A pass over a batch of which every rank runs its share; everybody gets to read all of it.
+
+    Args:
+        ranks: who shares the work.
+        anatomy: the model, with the same weights on every rank.
+        requests: rows of every request of the batch.
+        pad: token id for padding.
+        requests_at_once: requests per forward pass.
+    """
+
+    def __init__(
+        self, ranks: Ranks, anatomy: Anatomy, requests: Sequence[EditRows], pad: int, requests_at_once: int = 32
+    ) -> None:
+        self.anatomy, self._ranks = anatomy, ranks
+        count = len(requests)
+        parts = [list(range(at, min(at + requests_at_once, count))) for at in range(0, count, requests_at_once)]
+        dealt = ranks.deal(parts, [1.0] * len(parts))
+        self._shares = [[at for part in own for at in part] for own in dealt]
+        self._chunks = [_Chunk(anatomy, [requests[at] for at in part], pad) for part in ranks.filled(dealt)]
+
+    def _all(self, read: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return self._ranks.share_rows(self._shares, read)
+
+    def keys(self, layer: int) -> Tensor:
+        """See :meth:`KeyPass.keys`."""
+        return self._all(lambda: (super(SharedKeyPass, self).keys(layer),))[0]
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`KeyPass.rows`."""
+        inputs, outputs = self._all(lambda: super(SharedKeyPass, self).rows(layer))
+        return inputs, outputs
+
+    def values(self, layer: int) -> Tensor:
+        """See :meth:`KeyPass.values`."""
+        return self._all(lambda: (super(SharedKeyPass, self).values(layer),))[0]
+
+    def written(self) -> Tensor:
+        """See :meth:`KeyPass.written`."""
+        return self._all(lambda: (super(SharedKeyPass, self).written(),))[0]
 
 
 class _Chunk:

@@ -7,34 +7,31 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
-from lit_edit.boundary import random_state, set_random_state, settle_loops
+from lit_edit.boundary import set_random_state
 from lit_edit.corpus import Corpus, SampledCorpus
-from lit_edit.edited import EditedModel
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError, MalformedRecord, Rejected
-from lit_edit.finite import new_state, sound
+from lit_edit.finite import new_state
 from lit_edit.guards.base import Guard
-from lit_edit.identity import changes, check_identity
 from lit_edit.interrupts import Interrupts
-from lit_edit.journal import Applied, Journal
+from lit_edit.journal import Applied
 from lit_edit.micro_batches import enough_memory
 from lit_edit.outcome import BatchOutcome
 from lit_edit.prompts import EditRows
 from lit_edit.request import EditBatch, SetAside
+from lit_edit.resumable import ResumableModel
 from lit_edit.spectrum import Spectrum
 from lit_edit.state import State, restore, snapshot
 from lit_edit.store import Store
+from lit_edit.strategies import ranks_of
 from lit_edit.targets import TargetOptions, Targets
 from lit_edit.workbench import Workbench, solving
 
-_RESUME = "go on from the latest checkpoint with --ckpt_path last"
 
-
-class ContinualEditor(EditedModel):
+class ContinualEditor(ResumableModel):
     """Edits a stream of facts into a causal language model under any editor and any guards.
 
     ``training_step`` asks the editor what the layers should write; ``backward`` asks it, layer by layer, for the change that
@@ -43,7 +40,7 @@ class ContinualEditor(EditedModel):
     nothing; editors that apply requests one after another refuse a bad one alone.
 
     Args:
-        pretrained: folder or hub id of any Hugging Face causal language model.
+        pretrained: folder or hub id of any Hugging Face causal language model, or ``world-gpt2`` or ``world-llama``.
         editor: which change writes a batch of facts.
         layers: blocks whose MLP down-projection is edited; targets are optimised at the last of them. Default: a proposal
             from the model's depth (:meth:`lit_edit.anatomy.Anatomy.proposed_layers`).
@@ -60,12 +57,11 @@ class ContinualEditor(EditedModel):
         max_change: a batch whose change of any layer exceeds this multiple of the original weight's Frobenius norm is undone
             and recorded as rejected; default: no limit (what is not finite is always rejected).
         seed: of the sampled contexts.
+        trust_remote_code: run Python files that come with the model; never done unless it is said here.
 
     Raises:
         EditError: for a model, layer set or setting that cannot be edited.
     """
-
-    strict_loading = False  # a checkpoint holds the edited masters only; on_load_checkpoint checks what must be there
 
     def __init__(
         self,
@@ -82,13 +78,17 @@ class ContinualEditor(EditedModel):
         cache_dir: str = "checkpoints/cache",
         max_change: float | None = None,
         seed: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         if max_change is not None and not max_change > 0:
             raise EditError(f"--model.max_change is {max_change:g}; the largest relative change must be positive")
         if moment_tokens is not None and moment_tokens < 1:
             raise EditError(f"--model.moment_tokens is {moment_tokens}; at least one token is needed")
+        if not -(2**63) <= seed < 2**64:
+            raise EditError(f"--model.seed is {seed}; a seed has at most 64 bits")
         self.pretrained, self.revision, self.model_dtype = pretrained, revision, dtype
+        self.trust_remote_code = trust_remote_code
         self.wanted_layers, self.targets, self.seed, self.max_change = layers, targets, seed, max_change
         self.editor = editor
         self.guards = nn.ModuleList(guards or [])
@@ -97,24 +97,11 @@ class ContinualEditor(EditedModel):
         self.store = Store(cache_dir)
         self.net: nn.Module | None = None
         self.templates: tuple[str, ...] | None = None
-        self.edits = 0
-        """Requests that were written."""
-        self.batches = 0
-        """Batches that lie behind: as many as the journal holds."""
-        self.journal: Journal | None = None
-        self.starts_over = False
-        """Whether a journal that is there belongs to an attempt that left no checkpoint, and begins anew."""
-        self.settings: dict[str, Any] = {}
-        """Options of the run by name; a run that resumes tells which of them have changed."""
-        self.settled = 0
-        """Batches of which every number is logged, the validation that followed the last one included."""
-        self.whole = True
-        """Whether the last batch is applied altogether or not at all."""
         self.outcome: BatchOutcome | None = None
-        self._random: dict[str, Any] = {}
         self.spectra: dict[int, Spectrum] = {}
         self.wants_spectra = False
         self._listeners = []
+        self._model_hash = None
         self._pending: tuple[BatchOutcome, list[EditRows], Workbench, Targets | None] | None = None
         self._state: State = []
         self._interrupts = Interrupts()
@@ -131,6 +118,7 @@ class ContinualEditor(EditedModel):
         device = self.trainer.strategy.root_device
         if device.type == "mps":
             raise EditError("edits are solved in float64, which Apple's GPU does not have; use --trainer.accelerator cpu")
+        self.ranks = ranks_of(self.trainer)
         stream = getattr(self.trainer, "datamodule", None)
         if stream is not None and stage in ("fit", "validate"):
             stream.edited = lambda: self.position or len(stream.requests)
@@ -138,10 +126,6 @@ class ContinualEditor(EditedModel):
     def on_fit_start(self) -> None:
         """Refuse settings under which the numbers would silently be wrong; then prepare editor and guards."""
         trainer = self.trainer
-        if trainer.world_size > 1:
-            raise EditError(
-                f"the run spans {trainer.world_size} processes, but edits run on one device; use --trainer.devices 1"
-            )
         if trainer.precision != "32-true":
             raise EditError(
                 f"--trainer.precision is {trainer.precision}; choose the model's dtype with --model.dtype and leave 32-true"
@@ -150,32 +134,20 @@ class ContinualEditor(EditedModel):
             raise EditError(
                 f"--trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a batch is one step, so it must be 1"
             )
+        self.check_alike()
         self.prepare()
         if self.moment_scalars and not self.batches:
             for logger in trainer.loggers:
                 logger.log_metrics(self.moment_scalars, step=0)
 
-    def on_train_start(self) -> None:
-        """Cut the journal back to what the checkpoint knows, now that nothing can refuse the resume any more.
-
-        Raises:
-            EditError: if a run that does not resume would continue another run's journal.
-        """
-        if self._random:
-            set_random_state(self._random)
-        if self.journal is None:
-            return
-        if self.journal.count and not self.batches and not self.starts_over:
-            raise EditError(
-                f"{self.journal.path} holds a run of {self.journal.count} batches; resume it with its checkpoint or choose "
-                "another folder"
-            )
-        self.journal.truncate(self.batches, self._weights)
-
     # ------------------------------------------------------------------------------------------------ the step
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> STEP_OUTPUT:
         """What should the layers write? The returned loss is for display only."""
+        with self.ranks.together():
+            return self._aim(batch)
+
+    def _aim(self, batch: EditBatch) -> Tensor:
         started = time.perf_counter()
         outcome = BatchOutcome(batch)
         rows: list[EditRows] = []
@@ -193,29 +165,13 @@ class ContinualEditor(EditedModel):
 
     def _aimed(self, outcome: BatchOutcome, bench: Workbench, rows: list[EditRows]) -> Targets | None:
         """What the editor aims at; the batch is rejected where that is not finite."""
-        self._stand()
+        self.check_sound()
         try:
-            with enough_memory(f"the targets of a batch of {len(rows)} requests"):
+            with self.ranks.together(), enough_memory(f"the targets of a batch of {len(rows)} requests"):
                 return self.editor.aim(bench, rows) if rows else None
         except (Rejected, torch.linalg.LinAlgError) as reason:
             outcome.rejected = str(reason)
             return None
-
-    def _stand(self, state: bool = True) -> None:
-        """Make sure that the masters, and the state of editor and guards, hold numbers.
-
-        Raises:
-            EditError: if one of them is not finite. They were when they were written: a callback, a schedule or the machine
-                has spoilt them, and every batch from here on would be rejected.
-        """
-        try:
-            sound(((f"the edited weight of layer {layer}", self.master(layer)) for layer in self.layers), _RESUME)
-            for part in (self.editor, *self.guard_list()) if state else ():
-                kept = f"the state of {type(part).__name__}"
-                sound(((f"{kept} ({name})", value) for name, value in part.named_buffers()), _RESUME)
-        except EditError:
-            self.whole = False  # the latest checkpoint is what counts
-            raise
 
     def workbench(self) -> Workbench:
         """The model, its weights and the guards, ready for one batch."""
@@ -230,6 +186,7 @@ class ContinualEditor(EditedModel):
             max_change=self.max_change,
             tell=self._tell,
             stateful=[self.editor, *self.guard_list()],
+            ranks=self.ranks,
         )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -241,7 +198,7 @@ class ContinualEditor(EditedModel):
         changes: dict[int, Tensor] = {}
         try:
             if rows and outcome.rejected is None:
-                with solving(f"the solve of a batch of {len(rows)} requests"):
+                with self.ranks.together(), solving(f"the solve of a batch of {len(rows)} requests"):
                     self.editor.change(bench, rows, aimed)
                     bench.finish()
                     new_state(bench.stateful, before)
@@ -289,13 +246,15 @@ class ContinualEditor(EditedModel):
         found = optimizer_closure()  # the step and its backward: what takes time can be interrupted
         self._interrupts.hold()
         self.whole = False
-        before = {layer: self.master(layer).detach().clone() for layer in self.layers} if self.journal else {}
+        kept = self.journal is not None or self.ranks.size > 1
+        before = {layer: self.master(layer).detach().clone() for layer in self.layers} if kept else {}
         try:
             try:
                 super().optimizer_step(epoch, batch_idx, optimizer, lambda: found)
-                self._stand(state=False)
-                # Here and not earlier: clipping, a learning rate or a callback may have changed what is really applied.
-                self._record(before)
+                with self.ranks.together():
+                    self.check_sound(state=False)
+                    # Here and not earlier: clipping, a learning rate or a callback may have changed what is really applied.
+                    self._record(before)
             except BaseException:
                 for layer, weight in before.items():  # what could not be recorded was not written
                     self.master(layer).detach().copy_(weight)
@@ -319,22 +278,14 @@ class ContinualEditor(EditedModel):
         each = [(found.loss_N.tolist(), found.probability_N.tolist()) for found in bench.losses]
         numbers = [pair for losses, probabilities in each for pair in zip(losses, probabilities, strict=True)]
         reached = dict(zip(tried, numbers, strict=True)) if len(numbers) == len(tried) else {}
-        applied = Applied(self.weights_hash, before, self._weights(), frozenset(tried), reached)
+        applied = Applied(self.weights_hash, before, self.weights(), frozenset(tried), reached)
         position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
         self.journal.append(outcome, position, edits, applied)
-
-    def _weights(self) -> dict[int, Tensor]:
-        """The masters by layer, ``[d_out, d_in]`` float32."""
-        return {layer: self.master(layer).detach() for layer in self.layers}
 
     def batch_was_counted(self) -> None:
         """As :meth:`on_train_batch_start` of the next batch, for a callback that sees the run end before it."""
         if self.trainer.interrupted:
             self._interrupts.release()
-
-    def settle(self) -> None:
-        """Every number of the batches so far is logged: a checkpoint written from here on has nothing to make up for."""
-        self.settled, self._random = self.batches, random_state()
 
     def on_train_batch_start(self, batch: EditBatch, batch_idx: int) -> None:
         """The batch before is applied, recorded, counted, logged and validated: a waiting Ctrl-C may end the run."""
@@ -373,73 +324,6 @@ class ContinualEditor(EditedModel):
         }
         self.log_dict(shown, batch_size=max(len(outcome.batch), 1))
         self.log("edits", float(self.edits), prog_bar=True, logger=False, batch_size=1)
-
-    # ------------------------------------------------------------------------------------------------ checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the masters and the state of editor and guards; leave out the model, which can be loaded again."""
-        self._stand()
-        checkpoint["state_dict"] = {
-            name: value
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith(("masters.", "editor.", "guards."))
-        }
-        checkpoint["lit_edit"] = {
-            **self._identity(),
-            "templates": list(self.templates or ()),
-            "position": self.position,
-            "edits": self.edits,
-            "batches": self.batches,
-            "settled": self.settled,
-            "settings": self.settings,
-            # Of the last batch's end: what a batch that is broken off has drawn, it draws again.
-            "random": self._random if self._random and self.settled == self.batches else random_state(),
-            "probes": {name: rows.tolist() for name, rows in self.probe_start.items()},
-        }
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "format": 3,
-            "pretrained": self.pretrained,
-            "revision": self.revision,
-            "layers": list(self.layers),
-            "weights": self.weights_hash,
-            "editor": type(self.editor).__name__,
-            "guards": [type(guard).__name__ for guard in self.guards],
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, editor, guard or layer set; take up position, templates and random state."""
-        held = {name for name in self.state_dict() if name.startswith(("masters.", "editor.", "guards."))}
-        state = check_identity(checkpoint, self._identity(), held)
-        stored = ((f"the checkpoint's {name}", value) for name, value in checkpoint["state_dict"].items())
-        sound(stored, "resume from an earlier checkpoint")
-        trainer = self.trainer
-        if trainer.training and not checkpoint.get("optimizer_states"):
-            raise EditError(
-                "the checkpoint holds weights only (--checkpoint.save_weights_only), so no run can go on from it; "
-                "validate, test and predict can use it"
-            )
-        self.templates = tuple(state["templates"]) or None
-        self.position, self.edits = int(state["position"]), int(state["edits"])
-        self.batches = int(state["batches"])
-        self.probe_start = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in state.get("probes", {}).items()}
-        if not trainer.training:
-            return
-        if changed := changes(state["settings"], self.settings):
-            rank_zero_info(f"Other settings than those of the run that wrote the checkpoint: {'; '.join(changed)}")
-        owed, self.settled, self._random = state["settled"] < self.batches, self.batches, state["random"]
-        # Asked of the stream and not of the counters: it may have grown behind what was its last batch when they were saved.
-        finished = self.position >= len(getattr(getattr(trainer, "datamodule", None), "requests", ()))
-        every = trainer.val_check_interval if trainer.check_val_every_n_epoch is None else None
-        due = isinstance(every, int) and self.batches % every == 0
-        settle_loops(checkpoint["loops"]["fit_loop"], self.batches, owed, finished, self.batches - due)
-
-    def load_state_dict(self, state_dict: Any, strict: bool = False, assign: bool = False) -> Any:
-        """Load the masters and show them in the model."""
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        self.show_model(self.master)
-        return result
 
 
 def _mean(found: list[Targets], name: str) -> float:

@@ -20,7 +20,10 @@ from lit_edit.errors import EditError
 from lit_edit.micro_batches import Room, enough_memory, halving
 from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import right_pad
+from lit_edit.ranks import Ranks
+from lit_edit.replicas import check_alike
 from lit_edit.second_moment import SecondMoment
+from lit_edit.sharding import given_back
 
 WINDOW = 256
 """Documents that are read ahead to find some of like length: padding is computed and thrown away."""
@@ -92,6 +95,12 @@ class MomentSum:
         self.squares.copy_(state["squares"])
         self.counts = state["counts"].tolist()
 
+    def join(self, ranks: Ranks) -> None:
+        """Add what the other ranks have added up."""
+        counts = torch.tensor(self.counts, device=self.total.device)
+        ranks.sums([self.total, self.sketches, self.squares, counts])
+        self.counts = counts.tolist()
+
     def result(self) -> SecondMoment:
         """The mean so far, and how well it is known."""
         mean = (self.total / max(self.count, 1)).float().triu()
@@ -116,6 +125,7 @@ def collect(
     tokens_at_once: int | None = None,
     on_tokens: Callable[[int, int], None] | None = None,
     partial: Partial | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[int, SecondMoment]:
     """Second moments of several layers in one pass over a corpus that stops at the input of the last down-projection.
 
@@ -131,15 +141,19 @@ def collect(
             where memory runs out.
         on_tokens: told ``(tokens so far, tokens wanted)`` after every pass.
         partial: where the sums are kept every now and then; a pass that finds some goes on from there.
+        ranks: who shares the passes; everyone reads all rows, and gets all of the sums.
 
     Raises:
         EditError: if the corpus holds no token, or a key is not finite.
         OutOfMemory: if a single document, or a sum, is too large.
         Stale: if ``partial`` holds the sums of other text than ``rows``.
     """
+    ranks = ranks or Ranks()
     sums, room = {layer: MomentSum(anatomy.d_inner, anatomy.device) for layer in layers}, Room()
     behind, seen, text = 0, 0, hashlib.sha256()
     kept = None if partial is None else partial.load()
+    if len(set(ranks.everyone(0 if kept is None else int(kept["batches"])))) > 1:
+        kept = None  # ended while ranks were writing theirs
     if kept is not None:
         behind = int(kept["batches"])
         for layer, total in sums.items():
@@ -158,8 +172,9 @@ def collect(
             if kept is None or not torch.equal(digest, kept["text"]):
                 raise Stale
         else:
-            _add(anatomy, batch, pad, sums, room)
-            if partial is not None and partial.due() and seen < tokens:
+            if number % ranks.workers == ranks.worker:
+                _add(anatomy, batch, pad, sums, room)
+            if partial is not None and seen < tokens and number % ranks.workers == 0 and ranks.of_first(partial.due()):
                 states = {f"{layer}.{name}": value for layer, total in sums.items() for name, value in total.state().items()}
                 partial.save({**states, "batches": torch.tensor(number), "text": digest})
         if on_tokens is not None:
@@ -168,7 +183,9 @@ def collect(
         raise Stale
     if seen == 0:
         raise EditError("the corpus for the second moments holds no text; name one with --model.corpus")
+    check_alike(ranks, {"the text for the second moments": text.hexdigest()})
     for layer, total in sums.items():
+        total.join(ranks)
         if not bool(torch.isfinite(total.total).all()):
             raise EditError(
                 f"the second moment of layer {layer} is not finite; the model overflows in this dtype on the corpus"
@@ -258,7 +275,7 @@ def _run(
     try:
         anatomy.model(**inputs, use_cache=False)
     except _Enough:
-        pass
+        given_back(anatomy.blocks)
     finally:
         for handle in handles:
             handle.remove()

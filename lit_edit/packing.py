@@ -24,16 +24,12 @@ from torch import Tensor
 from lit_edit.anatomy import Anatomy
 from lit_edit.forward import frozen, last_mlp_at, logits_at
 from lit_edit.prompts import right_pad
+from lit_edit.trial import CANNOT_RUN, Trial, difference, rounding
+
+NOT_FINITE = "its numbers are not finite"
 
 _OPEN = 4
 """Packs that are filled side by side: what is too long for one goes into the next, and little room is lost."""
-
-_SAME = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
-"""Root mean square of a difference of logits, relative to their spread, up to which it is rounding; a float64 model may have
-its attention in float32."""
-
-_SAME_TF32 = 5e-3
-"""The same for float32 on a GPU, whose products may be rounded to TF32."""
 
 
 @dataclass
@@ -140,7 +136,7 @@ def packed_logits_at(anatomy: Anatomy, inputs: dict[str, Tensor], rows_P: Tensor
 
 
 @torch.no_grad()
-def packs_exactly(anatomy: Anatomy, size: int, longest: int, pad: int) -> bool | None:
+def tried_packing(anatomy: Anatomy, size: int, longest: int, pad: int) -> Trial:
     """Whether a model says in a pack what it says in rows: one full pack is run both ways.
 
     The pack has a row of the greatest length, branches deep and shallow, one of them far behind its parent, and a tree of its
@@ -153,7 +149,7 @@ def packs_exactly(anatomy: Anatomy, size: int, longest: int, pad: int) -> bool |
         pad: the padding token.
 
     Returns:
-        ``None`` if the model's numbers are not finite, so that nothing can be said about it.
+        The :func:`~lit_edit.trial.difference` of the logits.
     """
     fresh = iter([(17 + 31 * number) % anatomy.vocabulary for number in range(2 * size)])
 
@@ -168,17 +164,20 @@ def packs_exactly(anatomy: Anatomy, size: int, longest: int, pad: int) -> bool |
     device = anatomy.device
     row_P, column_P = torch.tensor(picks, device=device).T
     with frozen(anatomy.model):
-        wanted = logits_at(anatomy, right_pad(rows, pad, device), row_P, column_P).double()
+        wanted = logits_at(anatomy, right_pad(rows, pad, device), row_P, column_P)
         if not bool(wanted.isfinite().all()):
-            return None
+            return Trial.failed(NOT_FINITE)
         try:
             (pack,) = plant(rows, size)
             columns = torch.tensor([pack.paths[number][column] for number, column in picks], device=device)
             inputs = pack_inputs([pack], pad, device, anatomy.dtype)
-            found = packed_logits_at(anatomy, inputs, torch.zeros_like(columns), columns).double()
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError):
-            return False  # a family that takes no positions, or no mask of this shape
-    slack = _SAME_TF32 if anatomy.dtype == torch.float32 and device.type == "cuda" else _SAME.get(anatomy.dtype, 0.0)
-    spread = (wanted - wanted.mean(-1, keepdim=True)).square().mean().sqrt()
-    # Not "greater than": a NaN is no agreement.
-    return bool((found - wanted).square().mean(-1).max().sqrt() <= slack * spread)
+            found = packed_logits_at(anatomy, inputs, torch.zeros_like(columns), columns)
+        except CANNOT_RUN as error:  # a family that takes no positions, or no mask of this shape
+            return Trial.failed(f"it takes no tree of tokens ({type(error).__name__})")
+    return Trial(difference(found, wanted), rounding(anatomy.dtype, device))
+
+
+def packs_exactly(anatomy: Anatomy, size: int, longest: int, pad: int) -> bool | None:
+    """Whether :func:`tried_packing` finds agreement; ``None`` if the model's numbers are not finite, which says nothing."""
+    trial = tried_packing(anatomy, size, longest, pad)
+    return None if trial.why_not == NOT_FINITE else trial.same

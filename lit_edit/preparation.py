@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.artefacts import Artefacts
 from lit_edit.convergence import about, report
 from lit_edit.corpus import Corpus
 from lit_edit.moments import WINDOW, SecondMoment, collect
 from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import Encoder
+from lit_edit.ranks import Ranks
 from lit_edit.reference_moments import imported
 from lit_edit.spectrum import Spectrum, decompose
 from lit_edit.store import Store, fingerprint
@@ -40,6 +42,8 @@ def second_moments(
     tell: Callable[[str, int, int], None],
     moments_from: str | None = None,
     say: Callable[[str], None] = log.info,
+    ranks: Ranks | None = None,
+    weights: str | None = None,
 ) -> dict[int, SecondMoment]:
     """Second moments of the keys of several layers: imported, from the store, or in one pass over the corpus.
 
@@ -54,15 +58,19 @@ def second_moments(
         tell: told ``("second moments", tokens so far, tokens wanted)``.
         moments_from: files of other implementations to use instead; see :func:`lit_edit.reference_moments.imported`.
         say: told in a sentence what was found.
+        ranks: who shares the passes; only the first one's store is asked and written to.
+        weights: hash of all parameters, if it is known.
 
     Raises:
         EditError: if the corpus or a file cannot be read, or a cached result belongs to other weights.
     """
     if moments_from is not None:
         return imported(moments_from, anatomy, encoder, layers, say)
+    ranks = ranks or Ranks()
     whole = tokens is None and isinstance(corpus, WholeDocuments)
     wanted = sys.maxsize if whole else tokens or TOKENS_PER_INPUT * anatomy.d_inner
-    weights = fingerprint(dict(anatomy.model.named_parameters()))
+    if weights is None:
+        weights = ranks.of_first(fingerprint(dict(anatomy.model.named_parameters())) if ranks.first else "")
     shared = {
         "kind": "second-moment",
         "weights": weights,
@@ -71,19 +79,15 @@ def second_moments(
         "tokens": None if whole else wanted,
         "version": 3,
     }
-    identities = {layer: {**shared, "layer": layer} for layer in layers}
-    found = {layer: store.get(identity) for layer, identity in identities.items()}
-    missing = [layer for layer, tensors in found.items() if tensors is None]
-    moments = {layer: SecondMoment.of(kept, anatomy.device) for layer, kept in found.items() if kept is not None}
-    if missing:
-        partial = Partial(store, {**shared, "kind": "second-moment-partial", "layers": missing, "batching": [WINDOW, _AT_ONCE]})
-        fresh = _collected(anatomy, encoder, missing, corpus, wanted, partial, tell)
+    kept = Artefacts(store, {layer: {**shared, "layer": layer} for layer in layers}, ranks)
+    if kept.missing:
+        about_batches = {"batching": [WINDOW, _AT_ONCE], **({"rank": [ranks.rank, ranks.size]} if ranks.size > 1 else {})}
+        partial = Partial(store, {**shared, "kind": "second-moment-partial", "layers": kept.missing, **about_batches})
+        fresh = _collected(anatomy, encoder, kept.missing, corpus, wanted, partial, tell, ranks)
         for layer, moment in fresh.items():
-            store.put(identities[layer], moment.tensors(), about(moment))
-            kept = store.get(identities[layer])  # bit by bit what a run that resumes will find
-            moments[layer] = moment if kept is None else SecondMoment.of(kept, anatomy.device)
+            kept.put(layer, moment.tensors(), about(moment))
         partial.remove()
-    moments = {layer: moments[layer] for layer in layers}
+    moments = {layer: SecondMoment.of(kept.get(layer), anatomy.device) for layer in layers}
     report(moments, wanted, say)
     return moments
 
@@ -96,6 +100,7 @@ def _collected(
     wanted: int,
     partial: Partial,
     tell: Callable[[str, int, int], None],
+    ranks: Ranks,
 ) -> dict[int, SecondMoment]:
     """One pass over the corpus, from where an earlier one was interrupted if it was."""
 
@@ -104,7 +109,7 @@ def _collected(
 
     def once() -> dict[int, SecondMoment]:
         rows = _Counted(corpus, anatomy, encoder)
-        return collect(anatomy, rows, layers, wanted, encoder.pad, _AT_ONCE, told(rows), partial)
+        return collect(anatomy, rows, layers, wanted, encoder.pad, _AT_ONCE, told(rows), partial, ranks)
 
     try:
         return once()
@@ -147,27 +152,39 @@ def _reading(anatomy: Anatomy, encoder: Encoder) -> str:
     return hashlib.sha256((json.dumps(config, sort_keys=True) + tokenizer).encode()).hexdigest()
 
 
-def spectra(weights: dict[int, Tensor], store: Store, tell: Callable[[str, int, int], None]) -> dict[int, Spectrum]:
+def spectra(
+    weights: dict[int, Tensor], store: Store, tell: Callable[[str, int, int], None], ranks: Ranks | None = None
+) -> dict[int, Spectrum]:
     """Singular value decompositions of the original weights, from the store or computed.
 
     Args:
         weights: original weight ``[d_out, d_in]`` by layer.
         store: where results are kept.
         tell: told ``("spectra", layers done, layers)``.
+        ranks: who shares the layers; only the first one's store is asked and written to.
 
     Raises:
         EditError: if a cached result belongs to other weights.
     """
+    ranks = ranks or Ranks()
+    identities = {
+        layer: {"kind": "spectrum", "weights": fingerprint({"weight": weight}), "version": 1}
+        for layer, weight in weights.items()
+    }
+    kept = Artefacts(store, identities, ranks)
+    own: dict[int, Spectrum] = {}
+    with ranks.together():
+        for index, layer in enumerate(kept.missing):
+            if index % ranks.size == ranks.rank:
+                own[layer] = decompose(weights[layer])
+            tell("spectra", len(weights) - len(kept.missing) + index + 1, len(weights))
+    for index, layer in enumerate(kept.missing):
+        fresh = own.get(layer)
+        found = ranks.of(index % ranks.size, None if fresh is None else [fresh.left, fresh.sigma, fresh.right])
+        kept.put(layer, dict(zip(("left", "sigma", "right"), found, strict=True)))
     result = {}
-    for index, (layer, weight) in enumerate(weights.items()):
-        identity = {"kind": "spectrum", "weights": fingerprint({"weight": weight}), "version": 1}
-        found = store.get(identity)
-        if found is None:
-            fresh = decompose(weight)
-            found = {"left": fresh.left, "sigma": fresh.sigma, "right": fresh.right}
-            store.put(identity, found)
-            # A run that resumes reads them: the same numbers in another order of memory would give sums of other last bits.
-            found = store.get(identity) or found
-        result[layer] = Spectrum(*(found[name].to(weight.device) for name in ("left", "sigma", "right")))
-        tell("spectra", index + 1, len(weights))
+    for layer, weight in weights.items():
+        part = kept.get(layer)
+        result[layer] = Spectrum(*(part[name].to(weight.device) for name in ("left", "sigma", "right")))
+    tell("spectra", len(weights), len(weights))
     return result

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, brief
 from lit_edit.request import EditRequest
 
 KL_PROMPT = "{} is a"
@@ -94,12 +94,12 @@ class Encoder:
             raise MalformedRecord("prompt", f"is {len(ids)} tokens long with its target, and the model takes {self.longest}")
         first = next((i for i, (start, end) in enumerate(spans) if end > start and end > len(prompt) + 1), len(ids))
         if first == len(ids):
-            raise MalformedRecord("target_new", f"{target!r} has no token of its own after {prompt!r}")
+            raise MalformedRecord("target_new", f"{brief(target)} has no token of its own after {brief(prompt, 200)}")
         # A token of the blank alone (SentencePiece, digits) belongs to the answer: it is predicted after the prompt.
         while first > 0 and spans[first - 1][1] > len(prompt) and spans[first - 1][0] >= len(prompt):
             first -= 1
         if first == 0:
-            raise MalformedRecord("prompt", f"{prompt!r} gives no token before the answer {target!r}")
+            raise MalformedRecord("prompt", f"{brief(prompt, 200)} gives no token before the answer {brief(target)}")
         return ids, spans, first
 
     def subject_index(self, spans: Sequence[tuple[int, int]], end: int) -> int:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lit_edit.errors import MalformedRecord
+from lit_edit.errors import MalformedRecord, brief
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class EditRequest:
         if not self.prompt:
             raise MalformedRecord("prompt", "is empty; it is the text that the answer follows")
         if self.subject and self.prompt.count("{}") != 1:
-            raise MalformedRecord("prompt", f"needs exactly one '{{}}' for the subject, found {self.prompt!r}")
+            raise MalformedRecord("prompt", f"needs exactly one '{{}}' for the subject, found {brief(self.prompt, 200)}")
         if not self.subject and "{}" in self.prompt:
             raise MalformedRecord("subject", "is empty; it names the entity that the fact is about")
         if not self.target_new:
@@ -71,7 +71,7 @@ class EditRequest:
         for name, checked in (("portability", _consequence), ("locality", _unaffected), ("generation_prompts", _prompt)):
             items = getattr(self, name)
             if not isinstance(items, (list, tuple)):
-                raise MalformedRecord(name, f"holds {items!r}; it is a tuple of items")
+                raise MalformedRecord(name, f"holds {brief(items)}; it is a tuple of items")
             object.__setattr__(self, name, tuple(checked(item, f"{name}[{i}]") for i, item in enumerate(items)))
 
     @property
@@ -114,7 +114,7 @@ def _consequence(item: Any, path: str) -> tuple[str, str, tuple[str, ...]]:
     """An item of ``portability``, checked."""
     kind, prompt, answers = _triple(item, path, "(kind, prompt, accepted answers)")
     if not isinstance(answers, (list, tuple)) or not answers:
-        raise MalformedRecord(f"{path}[2]", f"holds {answers!r}; it is a tuple of at least one accepted answer")
+        raise MalformedRecord(f"{path}[2]", f"holds {brief(answers)}; it is a tuple of at least one accepted answer")
     found = tuple(_text(answer, f"{path}[2][{i}]", "an accepted answer").strip() for i, answer in enumerate(answers))
     return _kind(kind, f"{path}[0]"), _prompt(prompt, f"{path}[1]"), found
 
@@ -127,14 +127,14 @@ def _unaffected(item: Any, path: str) -> tuple[str, str, str]:
 
 def _triple(item: Any, path: str, form: str) -> tuple[Any, Any, Any]:
     if not isinstance(item, (list, tuple)) or len(item) != 3:
-        raise MalformedRecord(path, f"holds {item!r}; it is a triple {form}")
+        raise MalformedRecord(path, f"holds {brief(item)}; it is a triple {form}")
     return item[0], item[1], item[2]
 
 
 def _kind(value: Any, path: str) -> str:
     kind = _text(value, path, "the kind of the item").strip()
     if not re.fullmatch(r"\w+", kind) or kind != kind.lower():
-        raise MalformedRecord(path, f"holds {kind!r}; a kind is part of a metric's name and in snake case, as 'multi_hop'")
+        raise MalformedRecord(path, f"holds {brief(kind)}; a kind is part of a metric's name and in snake case, as 'multi_hop'")
     return kind
 
 
@@ -145,7 +145,7 @@ def _prompt(value: Any, path: str) -> str:
 
 def _text(value: Any, path: str, meaning: str) -> str:
     if not isinstance(value, str):
-        raise MalformedRecord(path, f"holds {value!r}, not text; it is {meaning}")
+        raise MalformedRecord(path, f"holds {brief(value)}, not text; it is {meaning}")
     if not value.strip():
         raise MalformedRecord(path, f"is empty; it is {meaning}")
     return value

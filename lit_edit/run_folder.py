@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from lit_edit.documents import load_json, load_yaml
 from lit_edit.errors import EditError
 from lit_edit.journal.records import parse
+from lit_edit.paths import named
 
 FORMAT = 1
 """Number of the layout of ``summary.json``; a reader refuses another one."""
@@ -40,7 +41,7 @@ class RunFolder:
         Raises:
             EditError: if nothing there is a run that came as far as its first scores, or one of another version.
         """
-        found = cls(Path(path))
+        found = cls(named(path, "a run"))
         if not found.path.is_dir():
             raise EditError(f"there is no folder {found.path}; give the folder that --run_dir of 'lit-edit fit' named")
         if not (found.path / "config.yaml").exists():
@@ -65,7 +66,7 @@ class RunFolder:
         """The resolved configuration."""
         text = self._text("config.yaml")
         try:
-            found = yaml.safe_load(text)
+            found = load_yaml(text)
         except yaml.YAMLError as error:
             raise EditError(f"{self.path / 'config.yaml'} is no YAML ({error}); the run has to be repeated") from error
         if not isinstance(found, dict):
@@ -76,7 +77,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any]:
         """``summary.json``; see :meth:`lit_edit.callbacks.Report.summary`."""
         try:
-            found = json.loads(self._text("summary.json"))
+            found = load_json(self._text("summary.json"))
         except ValueError as error:
             raise EditError(f"{self.path / 'summary.json'} is damaged ({error}); the run has to be repeated") from error
         if not isinstance(found, dict):

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,8 @@ class Store:
             return None
         try:
             content = path.read_bytes()
-            said = json.loads(note.read_text(encoding="utf-8"))
-            found, checksum = said["identity"], said["sha256"]
+            said = load_json(note.read_text(encoding="utf-8"))
+            found, checksum = dict(said["identity"]), said["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s cannot be read (%s); computing it anew", path, type(error).__name__)
             return None

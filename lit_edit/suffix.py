@@ -18,6 +18,7 @@ from torch import Tensor
 from lit_edit.forward import block_outputs, frozen, run_until, starting_after
 from lit_edit.layout import lay
 from lit_edit.prompts import right_pad, right_pad_unmasked
+from lit_edit.trial import CANNOT_RUN, Trial
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -162,14 +163,17 @@ def _copied(past: DynamicCache | None) -> DynamicCache | None:
 
 
 @torch.no_grad()
-def continues_exactly(anatomy: Anatomy) -> bool:
+def tried_continuing(anatomy: Anatomy) -> Trial:
     """Whether a model continues rows of unequal length from a cache as if they had been run whole; found out by trying.
 
     Recurrent and hybrid families keep another kind of state, and some make masks or positions in ways of their own.
+
+    Returns:
+        The largest difference of a logit, relative to the largest logit.
     """
     count = len(anatomy.blocks)
     if count < 2:
-        return False
+        return Trial.failed("it has a single block")
     longest = min(7, anatomy.positions, anatomy.vocabulary)
     rows = [[index % anatomy.vocabulary for index in range(3, 3 + size)] for size in (longest, max(longest - 2, 2), 2)]
     starts = [len(row) - 2 for row in rows[:2]] + [0]  # an empty prefix, too
@@ -182,9 +186,14 @@ def continues_exactly(anatomy: Anatomy) -> bool:
             cut = _cut(anatomy, rows, starts, hidden, 0, 0)
             with starting_after(anatomy, 0, cut.hidden_RSD):
                 found = anatomy.model(**cut.inputs(), use_cache=False).logits.double()
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
-            return False
+        except CANNOT_RUN as error:
+            return Trial.failed(f"it keeps no keys and values that it can be continued from ({type(error).__name__})")
     wanted = torch.stack([expected[row, at : at + 2] for row, at in enumerate(starts)])
     if found.shape != wanted.shape:
-        return False
-    return bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+        return Trial.failed("it does not go on where its cache ends")
+    return Trial(float((found - wanted).abs().max() / wanted.abs().max()), tolerance)
+
+
+def continues_exactly(anatomy: Anatomy) -> bool:
+    """Whether :func:`tried_continuing` finds agreement."""
+    return tried_continuing(anatomy).same

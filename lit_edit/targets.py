@@ -6,6 +6,7 @@ Legend: N = requests, D = hidden size, V = vocabulary.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,8 +61,10 @@ class TargetOptions:
             if not getattr(self, name) > 0:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must be positive")
         for name in ("weight_decay", "kl_factor", "contexts"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise EditError(f"--model.targets.{name} is {getattr(self, name):g}; it must not be negative")
+        if math.isnan(self.stop_loss):
+            raise EditError("--model.targets.stop_loss is no number; it is a loss, 0 for none")
         if self.contexts and not self.context_starts:
             raise EditError("--model.targets.context_starts is empty; sampled contexts need a word to start from")
 
@@ -140,6 +143,7 @@ def optimise(
     origin_ND: Tensor | None = None,
     confine: Callable[[Tensor], Tensor] | None = None,
     stop: StopRule | None = None,
+    parts: Sequence[Sequence[int]] | None = None,
 ) -> Targets:
     r"""Find the values at the subject's last token that make the model give the new answers.
 
@@ -169,9 +173,10 @@ def optimise(
             to the block's, but the bound is another one.
         confine: applied to the changes ``[n, hidden]`` after every update, before the bound.
         stop: ends requests early.
+        parts: which requests are optimised, and which of them together; default: all of them, as :func:`together` says.
 
     Returns:
-        Targets of all requests in the order given.
+        Targets of all requests in the order given, or of those in ``parts`` in the order given there.
 
     Raises:
         EditError: if no change at the subject can reach an answer.
@@ -183,8 +188,6 @@ def optimise(
                     f"targets are optimised at block {layer}, the last one, where no attention carries a change at the subject "
                     f"of {request.request.name} to its answer; name lower blocks with --model.layers"
                 )
-    lengths = [max(len(row.ids) - row.subject for row in request.rewriting) for request in requests]
-    rows = 1 + max(len(request.rewriting) for request in requests)
 
     def some(chunk: list[int]) -> Targets:
         index_N = torch.tensor(chunk, device=anatomy.device)
@@ -193,13 +196,22 @@ def optimise(
         extra = _Extra(index_N, on_step, origin, confine, copy.deepcopy(stop))
         return _optimise_some(anatomy, [requests[at] for at in chunk], layer, options, pad, extra)
 
-    parts = [
-        part
-        for chunk in by_length(lengths, rows, options.requests_at_once, worth_a_pass(anatomy.device))
-        for part in halving(chunk, some, "the target of one request")
-    ]
-    back = torch.tensor([at for chunk, _ in parts for at in chunk], device=anatomy.device).argsort()
-    return Targets(*(torch.cat([getattr(part, name) for _, part in parts])[back] for name in Targets.__dataclass_fields__))
+    chosen = together(anatomy, requests, options) if parts is None else [list(part) for part in parts]
+    found = [part for chunk in chosen for part in halving(chunk, some, "the target of one request")]
+    order = torch.tensor([at for chunk, _ in found for at in chunk], device=anatomy.device)
+    back = order.argsort() if parts is None else torch.arange(len(order), device=anatomy.device)
+    return Targets(*(torch.cat([getattr(part, name) for _, part in found])[back] for name in Targets.__dataclass_fields__))
+
+
+def together(anatomy: Anatomy, requests: Sequence[EditRows], options: TargetOptions) -> list[list[int]]:
+    """Which requests are optimised together: positions, in parts of like length."""
+    rows = 1 + max(len(request.rewriting) for request in requests)
+    return by_length([tail(request) for request in requests], rows, options.requests_at_once, worth_a_pass(anatomy.device))
+
+
+def tail(request: EditRows) -> int:
+    """Tokens of a request's longest row from the subject's last one on: what its optimisation runs again and again."""
+    return max(len(row.ids) - row.subject for row in request.rewriting)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ from lit_edit.errors import EditError, OutOfMemory, Rejected
 from lit_edit.finite import FiniteReads, finite, new_state, writable
 from lit_edit.gradients import Captured, capture
 from lit_edit.guards.base import Guard
-from lit_edit.keys import KeyPass
+from lit_edit.keys import KeyPass, SharedKeyPass
 from lit_edit.micro_batches import enough_memory
 from lit_edit.prompts import EditRows, Row
+from lit_edit.ranks import RankFailed, Ranks
 from lit_edit.spectrum import Subspace
 from lit_edit.state import restore, snapshot
-from lit_edit.targets import Step, TargetOptions, Targets, optimise
+from lit_edit.targets import Step, TargetOptions, Targets, optimise, tail, together
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Workbench:
     """Told ``(phase, done, total)``."""
     stateful: Sequence[nn.Module] = ()
     """Editor and guards, whose buffers a refused request takes back."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Who shares the work of the batch; every rank is at the same place of it."""
 
     changes: dict[int, Tensor] = field(default_factory=dict)  # [O, I] float32, what the model shows on top of the master
     refused: list[tuple[EditRows, str]] = field(default_factory=list)
@@ -87,15 +90,19 @@ class Workbench:
         return next((space for space in spaces if space is not None), None)
 
     def reader(self, rows: Sequence[EditRows]) -> KeyPass:
-        """Reads keys and values of some requests.
+        """Reads keys and values of some requests; ranks run a share of them each.
 
         Raises:
             Rejected: as soon as something that is not finite is read.
         """
+        if self.ranks.workers > 1:
+            return FiniteReads(SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once))
         return FiniteReads(KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once))
 
     def capture(self, portions: Sequence[Sequence[Row]], answers_only: bool) -> list[tuple[dict[int, Captured], float]]:
         """What the loss of each portion asks of the edited layers, see :func:`lit_edit.gradients.capture`.
+
+        Ranks run a share of the portions each.
 
         Args:
             portions: rows that go through the model together.
@@ -104,15 +111,21 @@ class Workbench:
         Raises:
             Rejected: if an input or a gradient is not finite.
         """
-        found = []
-        for index, rows in enumerate(portions):
-            found.append(capture(self.anatomy, rows, self.layers, self.pad, answers_only))
-            self.tell("gradients", index + 1, len(portions))
+        done = 0
+
+        def one(rows: Sequence[Row]) -> tuple[dict[int, Captured], float]:
+            nonlocal done
+            found, loss = capture(self.anatomy, rows, self.layers, self.pad, answers_only)
+            done += self.ranks.workers
+            self.tell("gradients", min(done, len(portions)), len(portions))
+            return {layer: tokens.to(torch.device("cpu")) for layer, tokens in found.items()}, loss
+
+        found = self.ranks.share(portions, lambda mine: [one(rows) for rows in mine])
         for part, _ in found:
             for layer, tokens in part.items():
                 finite(f"the inputs of layer {layer}", tokens.inputs_TI)
                 finite(f"the gradients of layer {layer}", tokens.gradients_TO)
-        return found
+        return [({layer: tokens.to(self.anatomy.device) for layer, tokens in part.items()}, loss) for part, loss in found]
 
     @contextmanager
     def original_model(self) -> Iterator[None]:
@@ -125,31 +138,45 @@ class Workbench:
             for layer in self.layers:
                 self._show(layer, self.weight(layer))
 
-    def optimise(self, rows: Sequence[EditRows], layer: int | None = None, **extra: Any) -> Targets:
+    def optimise(
+        self, rows: Sequence[EditRows], layer: int | None = None, origin_ND: Tensor | None = None, **extra: Any
+    ) -> Targets:
         """Target values of some requests on the model as it is; see :func:`lit_edit.targets.optimise`.
+
+        Ranks optimise a share of the requests each, so ``stop`` and ``confine`` may not look from one request to another.
 
         Args:
             rows: rows of every request.
             layer: block whose output is changed; default: the last edited one.
+            origin_ND: see there.
             extra: further arguments of :func:`lit_edit.targets.optimise`.
 
         Raises:
             Rejected: if a target value is not finite.
         """
         started = time.perf_counter()
+        where = self.layers[-1] if layer is None else layer
+        parts = together(self.anatomy, rows, self.options)
+        dealt = self.ranks.deal(parts, [tail(rows[part[0]]) for part in parts])
+        mine = self.ranks.filled(dealt)
         passes = 0
-        chunks = -(-len(rows) // self.options.requests_at_once)
 
         def count(step: Step) -> None:
             nonlocal passes
             passes += 1
-            self.tell("targets", passes, chunks * self.options.steps)
+            self.tell("targets", passes, len(mine) * self.options.steps)
 
-        at = self.layers[-1] if layer is None else layer
-        found = optimise(self.anatomy, rows, at, self.options, self.pad, count, **extra)
+        def own() -> tuple[Tensor, ...]:
+            found = optimise(
+                self.anatomy, rows, where, self.options, self.pad, on_step=count, origin_ND=origin_ND, parts=mine, **extra
+            )
+            return tuple(getattr(found, name) for name in Targets.__dataclass_fields__)
+
+        shares = [[at for part in own_parts for at in part] for own_parts in dealt]
+        found = Targets(*self.ranks.share_rows(shares, own))
         self.losses.append(found)
         self.seconds += time.perf_counter() - started
-        finite(f"the target values of layer {at}", found.values_ND)
+        finite(f"the target values of layer {where}", found.values_ND)
         return found
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -165,6 +192,7 @@ class Workbench:
         writable(f"the change solved for layer {layer}", delta)
         self._solved.setdefault(layer, []).append(delta)
         delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
+        self._of_first(delta)
         dense = delta.dense().float()
         self.deltas.setdefault(layer, []).append(delta)
         before = self.changes.get(layer)
@@ -198,6 +226,7 @@ class Workbench:
                 first, *rest = deltas
                 solved = Delta.from_dense(sum((delta.dense() for delta in rest), first.dense())) if rest else first
                 cut = self._guarded(layer, solved, self.master(layer), deferred=True)
+                self._of_first(cut)
                 self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
                 self._change(layer)
         for layer, change in self.changes.items():
@@ -225,7 +254,7 @@ class Workbench:
             losses, seen = list(self.losses), {name: list(values) for name, values in self._seen.items()}
             random = random_state()
             try:
-                with solving("the solve of one request"):
+                with self.ranks.together(), solving("the solve of one request"):
                     edit([row])
                     new_state(self.stateful, state)
             except Rejected as reason:
@@ -257,16 +286,20 @@ class Workbench:
         """What was noted, averaged by name."""
         return {name: sum(values) / len(values) for name, values in self._seen.items()}
 
+    def _of_first(self, delta: Delta) -> None:
+        """The first rank's numbers on every rank: the same solve may round otherwise on another device."""
+        self.ranks.overwrite([part for part in (delta.left, delta.right, delta.full) if part is not None])
+
     def _change(self, layer: int) -> None:
         """Show what a layer's weight has become, if that is a weight."""
         self._show(layer, self.weight(layer))
-        if not is_finite(self.anatomy.weight(layer)):  # a sum of finite changes, or a cast of it, may overflow
+        if not is_finite(self.anatomy.shown(layer)):  # a sum of finite changes, or a cast of it, may overflow
             dtype = str(self.anatomy.dtype).removeprefix("torch.")
             raise Rejected(f"the weight of layer {layer} with its change is not finite in {dtype}")
 
     def _show(self, layer: int, weight: Tensor) -> None:
         with torch.no_grad():
-            self.anatomy.weight(layer).copy_(weight)
+            self.anatomy.show(layer, weight)
 
     def _guarded(self, layer: int, delta: Delta, weight: Tensor, deferred: bool) -> Delta:
         for name, guard in _named(self.guards):
@@ -301,7 +334,7 @@ def solving(what: str) -> Iterator[None]:
     try:
         with enough_memory(what, "a smaller --data.batch_size or a larger device helps"):
             yield
-    except OutOfMemory:
-        raise
+    except (OutOfMemory, RankFailed):
+        raise  # nothing that leaving the batch out would mend
     except (torch.linalg.LinAlgError, EditError) as error:
         raise Rejected(f"{what} failed: {error}") from error

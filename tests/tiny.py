@@ -43,6 +43,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """Smallest configuration of every family the tests know."""
 
+NESTED: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "text_config": {**FAMILIES["gemma3_text"], "vocab_size": 320, "max_position_embeddings": 128},
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 1,
+        "image_token_index": 319,
+        "boi_token_index": 318,
+        "eoi_token_index": 317,
+    },
+}
+"""Models of more than text, whose language model is a part of them."""
+
 
 @cache
 def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
@@ -70,13 +89,13 @@ def tiny_model(family: str, **overrides: Any) -> nn.Module:
     """A random float32 model of a family in evaluation mode; the same one on every call.
 
     Args:
-        family: key of :data:`FAMILIES`.
+        family: key of :data:`FAMILIES` or :data:`NESTED`.
         **overrides: configuration entries to change.
     """
     common = {"vocab_size": 320, "eos_token_id": 0, "bos_token_id": 1, "attn_implementation": "eager"}
     if family not in ("gpt2", "gptj"):
         common["max_position_embeddings"] = 128
-    config = AutoConfig.for_model(family, **{**common, **FAMILIES[family], **overrides})
+    config = AutoConfig.for_model(family, **{**common, **{**FAMILIES, **NESTED}[family], **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)

@@ -9,6 +9,7 @@ from lit_edit.callbacks.journal import JournalKeeper
 from lit_edit.callbacks.predictions import Predictions
 from lit_edit.callbacks.progress import EditProgressBar
 from lit_edit.callbacks.published import PublishedZsRE
+from lit_edit.callbacks.replicas import ReplicaCheck
 from lit_edit.callbacks.report import Report
 from lit_edit.callbacks.retention import RetentionScores
 
@@ -20,6 +21,7 @@ __all__ = [
     "JournalKeeper",
     "Predictions",
     "PublishedZsRE",
+    "ReplicaCheck",
     "Report",
     "RetentionScores",
     "SpectralDrift",

@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_edit.checkpoint_folder import also_called
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated
+from lit_edit.ranks import Ranks
 
 GENERATIONS = 2
 """Checkpoints that are kept where one would do: the newest may turn out to be damaged."""
@@ -53,6 +54,8 @@ class StreamCheckpoint(ModelCheckpoint):
         step, every, pause = trainer.global_step, self._every_n_train_steps, self._train_time_interval
         now, before = time.monotonic(), self._last_time_checked
         late = pause is not None and before is not None and now - before >= pause.total_seconds()
+        if pause is not None:
+            late = trainer.strategy.broadcast(late)  # clocks differ, and all ranks save or none
         if late:
             self._last_time_checked = now
         if step and (late or (every >= 1 and step % every == 0)):
@@ -72,6 +75,9 @@ class StreamCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Save what stands, unless an error left it half done: then the latest checkpoint is what counts."""
         if trainer.state.fn != "fit":
+            return
+        getattr(pl_module, "ranks", Ranks()).leave()  # the others may be anywhere; what the first rank holds is whole by itself
+        if not trainer.is_global_zero:
             return
         if self._should_save_on_exception(trainer) and self._began and not self._failed and trainer.global_step:
             counted = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -125,9 +131,13 @@ class StreamCheckpoint(ModelCheckpoint):
             return
         last = Path(self.format_checkpoint_name(monitor_candidates, self.CHECKPOINT_NAME_LAST))
         saved = Path(self._last_checkpoint_saved)
-        if self._last_global_step_saved == trainer.global_step and saved.is_file() and saved != last:
+        if (
+            self._last_global_step_saved == trainer.global_step
+            and trainer.strategy.broadcast(saved.is_file())
+            and saved != last
+        ):
             self.last_model_path = str(last)
-            if not trainer.is_global_zero or also_called(saved, last):
+            if trainer.strategy.broadcast(trainer.is_global_zero and also_called(saved, last)):
                 return
         if trainer.is_global_zero and last.is_file():
             also_called(last, last.with_name(f"{last.stem}-previous{last.suffix}"))

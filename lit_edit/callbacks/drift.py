@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_edit.callbacks.drift_figures import overlap_figure, spectrum_figure
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.delta import Delta
-from lit_edit.drift import GROUPS, MEASURES, Drift, cosine, drift, examine, sizes
+from lit_edit.drift import GROUPS, MEASURES, cosine, drift, examine, sizes
 from lit_edit.errors import EditError
 from lit_edit.figures import to_image
 from lit_edit.key_memory import KeyMemory
@@ -114,30 +114,31 @@ class SpectralDrift(StreamWatcher):
         run: Any = trainer
         over = trainer.is_last_batch or pl_module.position >= len(run.datamodule.requests)
         full = bool(self.full_every) and (over or (pl_module.batches // self.every_n_batches) % self.full_every == 0)
+        seen = pl_module.ranks.spread(pl_module.layers, lambda mine: [self._examine(pl_module, layer, full) for layer in mine])
         found: dict[str, float] = {}
-        for layer in pl_module.layers:
-            spectrum = pl_module.spectra[layer]
-            seen = examine(spectrum, pl_module.original(layer), pl_module.master(layer).detach(), self.tau, full)
-            measures = seen.measures | self._of_batch.get(layer, {})
+        for layer, (measures, pictures) in zip(pl_module.layers, seen, strict=True):
+            measures |= self._of_batch.get(layer, {})
             found |= {f"drift/{name}/layer_{layer}": measures[name] for name in MEASURES if name in measures}
-            if full and self.figures:
-                self._draw(trainer, layer, spectrum.sigma, seen)
+            for name, image in pictures.items():
+                for logger in trainer.loggers:
+                    if isinstance(logger, TensorBoardLogger):
+                        logger.experiment.add_image(f"drift/{name}/layer_{layer}", image, trainer.global_step - 1)
         return found
 
-    def _draw(self, trainer: L.Trainer, layer: int, then_M: Tensor, seen: Drift) -> None:
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not boards or seen.sigma is None:
-            return
-        run: Any = trainer
-        edits = f"layer {layer} after {run.lightning_module.edits:,} edits"
+    def _examine(self, pl_module: Any, layer: int, full: bool) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What is measured of a layer, and its figures."""
+        spectrum = pl_module.spectra[layer]
+        seen = examine(spectrum, pl_module.original(layer), pl_module.master(layer).detach(), self.tau, full)
+        boards = any(isinstance(logger, TensorBoardLogger) for logger in pl_module.trainer.loggers)
+        if not (full and self.figures and boards) or seen.sigma is None:
+            return dict(seen.measures), {}
+        edits = f"layer {layer} after {pl_module.edits:,} edits"
+        rank = seen.then.rank
         pictures = {
-            "spectrum": spectrum_figure(then_M, seen.sigma, seen.then.rank, f"Singular values, {edits}"),
+            "spectrum": spectrum_figure(spectrum.sigma, seen.sigma, rank, f"Singular values, {edits}"),
             "overlap": overlap_figure(seen.then, seen.now, f"Overlap of dominant directions, {edits}"),
         }
-        for name, made in pictures.items():
-            image = to_image(made)
-            for logger in boards:
-                logger.experiment.add_image(f"drift/{name}/layer_{layer}", image, trainer.global_step - 1)
+        return dict(seen.measures), {name: to_image(picture) for name, picture in pictures.items()}
 
     def memory(self) -> dict[str, Any]:
         """See :meth:`StreamWatcher.memory`."""

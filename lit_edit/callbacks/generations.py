@@ -23,6 +23,7 @@ from lit_edit.metrics.text import text_entropy
 from lit_edit.records import RecordScores
 from lit_edit.request import EditRequest
 from lit_edit.store import append_durably, write_atomically
+from lit_edit.strategies import ranks_of
 
 
 def rotate(written: Sequence[int], asked: Mapping[int, int], items: int, seed: str) -> list[int]:
@@ -139,6 +140,11 @@ class Generations(StreamWatcher):
 
     def begin(self, trainer: L.Trainer) -> None:
         """Cut the file back to what the checkpoint knows, as the journal is; a run of its own begins an empty one."""
+        ranks = ranks_of(trainer)
+        ranks.first_does(lambda: self._cut(trainer))
+        self._lines = ranks.of_first(self._lines)
+
+    def _cut(self, trainer: L.Trainer) -> None:
         path = _path(trainer)
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # without an unfinished last line
         if len(lines) < self._lines:
@@ -154,7 +160,7 @@ class Generations(StreamWatcher):
         written = [at for first, behind in self._ranges for at in range(first, behind)]
         chosen = rotate(written, self._asked, self.items, f"{self.seed}/{pl_module.batches}")
         prompts = [(at, *what) for at in chosen for what in _prompts(requests[at]) if _fits(pl_module, what[1])]
-        answers = pl_module.scorer.generate([prompt for *_, prompt in prompts], self.tokens, self.until) if prompts else []
+        answers = pl_module.generate([prompt for *_, prompt in prompts], self.tokens, self.until) if prompts else []
         said = [(at, kind, prompt, answer) for (at, kind, prompt), answer in zip(prompts, answers, strict=True)]
         if self.text_tokens:
             said += self._texts(pl_module, [(at, requests[at]) for at in chosen])
@@ -205,7 +211,8 @@ class Generations(StreamWatcher):
             rows.append("| " + " | ".join(_cell(text) for text in (kind, request.case_id, prompt, answer, wanted or "")) + " |")
         if not lines:
             return
-        append_durably(_path(trainer), "".join(lines).encode(errors="backslashreplace"))
+        content = "".join(lines).encode(errors="backslashreplace")
+        pl_module.ranks.first_does(lambda: append_durably(_path(trainer), content))
         self._lines += len(lines)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

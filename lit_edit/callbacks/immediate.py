@@ -29,7 +29,7 @@ class ImmediateScores(Callback):
         """Score the batch; it may have been rejected, then it counts as it is."""
         scores = EditScores("immediate")
         with pl_module.evaluated_model():
-            records = pl_module.scorer.requests(batch.requests, pl_module.unedited)
+            records = pl_module.score(batch.requests)
         for target in (scores, self.stream):
             target.update(records)
         self.last = {name: float(value) for name, value in scores.compute().items()}

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_edit.errors import EditError
 from lit_edit.journal import Journal
+from lit_edit.strategies import ranks_of
 
 
 class JournalKeeper(Callback):
@@ -41,9 +42,10 @@ class JournalKeeper(Callback):
             stream.requests = self._left
         if stage != "fit":
             return
-        pl_module.journal = Journal(self.folder / "journal.jsonl", self.factors)
-        if stream is not None and hasattr(stream, "write_set_aside"):
-            stream.write_set_aside(self.folder)
+        with ranks_of(trainer).together():
+            pl_module.journal = Journal(self.folder / "journal.jsonl", self.factors) if trainer.is_global_zero else None
+            if stream is not None and hasattr(stream, "write_set_aside"):
+                stream.write_set_aside(self.folder)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The batch is applied, recorded and counted: a waiting Ctrl-C may end the run, before slow callbacks look."""

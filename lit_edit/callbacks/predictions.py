@@ -22,16 +22,20 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Begin an empty file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("", encoding="utf-8")
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("", encoding="utf-8")
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add the answers of a batch."""
+        if not trainer.is_global_zero:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in outputs)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Say where they are."""
-        print(f"The answers are in {self.path}")
+        if trainer.is_global_zero:
+            print(f"The answers are in {self.path}")

@@ -36,10 +36,11 @@ class PublishedZsRE(Callback):
 
     def _measure(self, trainer: L.Trainer, pl_module: Any) -> None:
         run: Any = trainer  # Lightning sets the data module where no type checker looks
-        scores = token_scores(pl_module.scorer, run.datamodule.requests, legacy=True)
+        requests = run.datamodule.requests
+        scores = pl_module.ranks.share(requests, lambda mine: token_scores(pl_module.scorer, mine, legacy=True))
         self.last = {}
         for metric, field in _KINDS.items():
-            rate = RecordRate()
+            rate = RecordRate(sync_on_compute=False)
             rate.update([[float(right) for right in getattr(score, field)] for score in scores])
             if float(rate.records) > 0:
                 name = f"edit/{pl_module.scores.protocol}/{metric}/token_accuracy_published/teacher_forced"

@@ -17,6 +17,8 @@ from lit_edit.callbacks.drift import GROUPS, SpectralDrift
 from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.retention import RetentionScores
+from lit_edit.documents import load_json
+from lit_edit.errors import EditError
 from lit_edit.journal import finite
 from lit_edit.report.environment import environment
 from lit_edit.run_folder import FORMAT
@@ -68,16 +70,26 @@ class Report(Callback):
             self.rows.pop()
         self.rows.append(row)
         if trainer.state.fn == "fit":  # what an unfinished run has measured can be looked at, too
-            self._save(self.summary(trainer, pl_module))
+            summary = self.summary(trainer, pl_module)
+            pl_module.ranks.first_does(lambda: self._save(summary))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Take up the validation that followed the checkpoint at once: a run that resumes from it does not repeat it."""
+        with pl_module.ranks.together():
+            if trainer.is_global_zero:
+                self._take_up(trainer)
+        self.rows = pl_module.ranks.of_first(self.rows)
+
+    def _take_up(self, trainer: L.Trainer) -> None:
         path = self.folder / "summary.json"
         if not trainer.global_step or not path.exists():
             return
         known = {row["batches"] for row in self.rows}
-        said = json.loads(path.read_text(encoding="utf-8"))["validations"]
-        missed = [row for row in said if row["batches"] <= trainer.global_step and row["batches"] not in known]
+        try:
+            said = load_json(path.read_text(encoding="utf-8"))["validations"]
+            missed = [row for row in said if row["batches"] <= trainer.global_step and row["batches"] not in known]
+        except (ValueError, LookupError, TypeError) as error:
+            raise EditError(f"{path} is damaged ({error}); without the file, the run goes on from its checkpoint") from error
         self.rows = sorted([*self.rows, *missed], key=lambda row: row["batches"])
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -115,6 +127,7 @@ class Report(Callback):
             "batch_size": stream.batch_size,
             "edits": pl_module.edits,
             "requests": pl_module.position,
+            "rows_read": stream.rows_read,
             "rows_set_aside": len(stream.set_aside),
             "review": stream.review,
             "probes": {
@@ -141,7 +154,7 @@ class Report(Callback):
     def write(self, trainer: L.Trainer, pl_module: Any) -> str:
         """Write ``summary.json`` and return the table."""
         summary = self.summary(trainer, pl_module)
-        self._save(summary)
+        pl_module.ranks.first_does(lambda: self._save(summary))
         table = self.table(summary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -18,6 +18,7 @@ from lit_edit.errors import EditError
 from lit_edit.journal import finite
 from lit_edit.request import EditRequest
 from lit_edit.store import write_atomically
+from lit_edit.strategies import ranks_of
 
 _ANSWER = ("accuracy", "token_accuracy")
 _COMPARED = ("success", "difference")
@@ -109,7 +110,7 @@ class RetentionScores(StreamWatcher):
         """Score every cohort."""
         positions = self.cohorts.positions()
         asked = [self._bare(requests[at]) for at in positions]
-        records = pl_module.scorer.requests(asked, pl_module.unedited) if asked else []
+        records = pl_module.score(asked) if asked else []
         values = {at: mean(r.values[self.name]) for at, r in zip(positions, records, strict=True) if r.values.get(self.name)}
         if positions and not values and not self.cohorts.checks:
             rank_zero_info(
@@ -129,7 +130,8 @@ class RetentionScores(StreamWatcher):
     def _write(self, trainer: L.Trainer) -> None:
         head = {"protocol": "retention", "metric": self.metric, "scoring": self.scoring, "decoding": "teacher_forced"}
         content = json.dumps(finite({**head, **self.cohorts.table()}), indent=1)
-        write_atomically(Path(trainer.default_root_dir, "retention.json"), content.encode())
+        path = Path(trainer.default_root_dir, "retention.json")
+        ranks_of(trainer).first_does(lambda: write_atomically(path, content.encode()))
         matrix = self.cohorts.matrix()
         if not matrix or not matrix[0]:
             return  # nothing was written yet

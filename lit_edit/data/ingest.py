@@ -14,7 +14,7 @@ from lit_edit.data.qaedit import QAEdit
 from lit_edit.data.reader import Reader
 from lit_edit.data.source import Row, where
 from lit_edit.data.zsre import ZsRE
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, cut
 from lit_edit.request import EditRequest, SetAside
 
 KNOWN: tuple[type[Reader], ...] = (CounterFact, MQuAKE, ZsRE, EasyEdit, QAEdit, JsonLines)
@@ -93,8 +93,7 @@ def recognise(rows: Iterator[Row], path: str) -> tuple[Reader, Iterator[Row]]:
         seen.append((number, row))
         if isinstance(row, SetAside):
             continue
-        # A name that is no UTF-8 could not be printed.
-        fields = fields or [str(name).encode("utf-8", "backslashreplace").decode() for name in row]
+        fields = fields or [str(name) for name in row]
         for known in KNOWN:
             if known.recognises(row):
                 return known(), chain(seen, rows)
@@ -103,14 +102,14 @@ def recognise(rows: Iterator[Row], path: str) -> tuple[Reader, Iterator[Row]]:
         raise EditError(_nothing_left(path, bad))
     schemas = "; ".join(known.schema for known in KNOWN)
     raise EditError(
-        f"{path} has rows of no known schema: the first has the fields {', '.join(fields) or '(none)'}; known are "
+        f"{path} has rows of no known schema: the first has the fields {cut(', '.join(fields), 300) or '(none)'}; known are "
         f"{schemas}. Rename the fields, or name a reader class of your own."
     )
 
 
 def sentence(row: SetAside) -> str:
     """What is wrong with a row, for people."""
-    subject = "the row" if row.field == "*" else f"field {row.field!r}"
+    subject = "the row" if row.field == "*" else f"field '{row.field}'"
     return f"{row.source}: {subject} {row.reason}."
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lit_edit.data.questions import canonical, triples
 from lit_edit.data.reader import Reader, as_text, identifier, lookup, optional_text, template, text, texts
-from lit_edit.errors import MalformedRecord
+from lit_edit.errors import MalformedRecord, brief
 from lit_edit.request import EditRequest
 
 
@@ -64,10 +64,10 @@ def pairs(row: Mapping[str, Any], path: str) -> tuple[tuple[str, str], ...]:
     if value in (None, ""):
         return ()
     if not isinstance(value, (list, tuple)):
-        raise MalformedRecord(path, f"holds {value!r}; it is a list of pairs [prompt, answer]")
+        raise MalformedRecord(path, f"holds {brief(value)}; it is a list of pairs [prompt, answer]")
     for i, item in enumerate(value):
         if not isinstance(item, (list, tuple)) or len(item) != 2:
-            raise MalformedRecord(f"{path}[{i}]", f"holds {item!r}; it is a pair [prompt, answer]")
+            raise MalformedRecord(f"{path}[{i}]", f"holds {brief(item)}; it is a pair [prompt, answer]")
     return tuple(
         (
             as_text(prompt, f"{path}[{i}][0]", "a prompt about something else"),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lit_edit.data.reader import as_text, kind, lookup
-from lit_edit.errors import MalformedRecord
+from lit_edit.errors import MalformedRecord, brief
 
 Question = tuple[str, str, tuple[str, ...]]
 """Kind in snake case, complete prompt, accepted answers (the first is the canonical one)."""
@@ -26,7 +26,8 @@ def snake_case(name: str) -> str:
     ('relation_specificity', 'one_hop', 'logical_generalization', 'multi_hop')
     """
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return re.sub(r"[\W_]+", "_", apart).strip("_").lower()
+    # Lower case first: it may add what is no letter (the Turkish dotted I becomes two characters).
+    return re.sub(r"[\W_]+", "_", apart.lower()).strip("_")
 
 
 def canonical(questions: Iterable[Question]) -> tuple[tuple[str, str, str], ...]:
@@ -100,7 +101,7 @@ def triples(row: Mapping[str, Any], path: str) -> tuple[Question, ...]:
         return ()
     form = "[kind, prompt, [answers]]"
     if not isinstance(value, (list, tuple)):
-        raise MalformedRecord(path, f"holds {value!r}; it is a list of {form}")
+        raise MalformedRecord(path, f"holds {brief(value)}; it is a list of {form}")
     found: list[Question] = []
     for i, item in enumerate(value):
         if isinstance(item, Mapping):
@@ -110,11 +111,11 @@ def triples(row: Mapping[str, Any], path: str) -> tuple[Question, ...]:
         elif isinstance(item, (list, tuple)) and len(item) == 3:
             steps, parts = ("[0]", "[1]", "[2]"), list(item)
         else:
-            raise MalformedRecord(f"{path}[{i}]", f"holds {item!r}; it is {form}")
+            raise MalformedRecord(f"{path}[{i}]", f"holds {brief(item)}; it is {form}")
         of_kind, prompt, answers = (f"{path}[{i}]{step}" for step in steps)
         accepted = _distinct(as_text(text, at, _ANSWER) for text, at in _leaves(parts[2], answers))
         if not accepted:
-            raise MalformedRecord(answers, f"holds {parts[2]!r}; it is a list of at least one accepted answer")
+            raise MalformedRecord(answers, f"holds {brief(parts[2])}; it is a list of at least one accepted answer")
         found.append((_kind(parts[0], of_kind), as_text(parts[1], prompt, _PROMPT), accepted))
     return tuple(found)
 
@@ -156,7 +157,7 @@ def _asked(item: Mapping[str, Any], prompt: str, truth: str, name: str, where: s
 def _kind(value: Any, path: str) -> str:
     name = snake_case(as_text(value, path, "the kind of the question"))
     if not name:
-        raise MalformedRecord(path, f"holds {value!r}, which has no letter in it; it is the kind of the question")
+        raise MalformedRecord(path, f"holds {brief(value)}, which has no letter in it; it is the kind of the question")
     return name
 
 

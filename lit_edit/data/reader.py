@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lit_edit.errors import MalformedRecord
+from lit_edit.errors import MalformedRecord, brief
 from lit_edit.request import EditRequest
 
 _MISSING = object()
@@ -123,7 +123,7 @@ def text(row: Mapping[str, Any], path: str, meaning: str) -> str:
 def as_text(value: Any, path: str, meaning: str) -> str:
     """Check a value that should be text; arguments and errors as for :func:`text`."""
     if not isinstance(value, str):
-        raise MalformedRecord(path, f"holds {kind(value)} ({_short(value)}), not text; it is {meaning}")
+        raise MalformedRecord(path, f"holds {kind(value)} ({brief(value)}), not text; it is {meaning}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -157,7 +157,7 @@ def texts(row: Mapping[str, Any], path: str, meaning: str) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        raise MalformedRecord(path, f"holds {kind(value)} ({_short(value)}), not a list; it is {meaning}")
+        raise MalformedRecord(path, f"holds {kind(value)} ({brief(value)}), not a list; it is {meaning}")
     return tuple(as_text(item, f"{path}[{i}]", meaning) for i, item in enumerate(value))
 
 
@@ -165,11 +165,15 @@ def identifier(row: Mapping[str, Any], index: int, path: str = "case_id") -> str
     """The row's own identifier as text, or its number within the file where it has none.
 
     Raises:
-        MalformedRecord: if it is a text that cannot be written as UTF-8.
+        MalformedRecord: if it is a list or an object, or a text that cannot be written as UTF-8.
     """
     value = lookup(row, path)
     if value is None or (isinstance(value, str) and not value.strip()):
         return str(index)
+    if isinstance(value, (list, tuple, dict)):
+        raise MalformedRecord(
+            path, f"holds {kind(value)} ({brief(value)}), not text or a number; it is the identifier of the row"
+        )
     return as_text(value if isinstance(value, str) else str(value), path, "the identifier of the row")
 
 
@@ -189,7 +193,7 @@ def template(prompt: str, subject: str, *, prompt_field: str = "prompt", subject
     """
     slots = prompt.count("{}")
     if slots > 1:
-        raise MalformedRecord(prompt_field, f"holds '{{}}' {slots} times, {prompt!r}; mark the subject exactly once")
+        raise MalformedRecord(prompt_field, f"holds '{{}}' {slots} times, {brief(prompt, 200)}; mark the subject exactly once")
     if slots:
         return prompt
     return literal_template(prompt, subject, prompt_field=prompt_field, subject_field=subject_field)
@@ -208,18 +212,13 @@ def literal_template(prompt: str, subject: str, *, prompt_field: str, subject_fi
     start = whole_words[-1].start() if whole_words else prompt.rfind(subject)
     if start < 0:
         raise MalformedRecord(
-            subject_field, f"{subject!r} does not occur in the {prompt_field} {prompt!r}; spell it as the prompt does"
+            subject_field,
+            f"{brief(subject)} does not occur in the {prompt_field} {brief(prompt, 200)}; spell it as the prompt does",
         )
     before, after = prompt[:start], prompt[start + len(subject) :]
     result = f"{before}{{}}{after}"
     if result.count("{}") > 1:
         raise MalformedRecord(
-            prompt_field, f"holds the text '{{}}' besides the subject, {prompt!r}; '{{}}' can only mark the subject"
+            prompt_field, f"holds the text '{{}}' besides the subject, {brief(prompt, 200)}; '{{}}' can only mark the subject"
         )
     return result
-
-
-def _short(value: Any, width: int = 60) -> str:
-    """A value for a message, cut to ``width`` characters."""
-    shown = repr(value)
-    return shown if len(shown) <= width else shown[: width - 3] + "..."

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_edit.data.reader import kind
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, brief
+from lit_edit.paths import named
 from lit_edit.request import EditRequest, SetAside
 
 Row = tuple[int, "dict[str, Any] | SetAside"]
@@ -68,7 +69,7 @@ def rows(path: str) -> Iterator[Row]:
         EditError: if nothing can be read: missing, unreadable or empty file, UTF-16, unknown kind of file, folder
             without data, hub id that cannot be loaded.
     """
-    file = Path(path).expanduser()
+    file = named(path, "the edit set")
     base, _, split = path.rpartition(":")
     if file.is_dir():
         yield from _folder(path, file, None)
@@ -184,7 +185,7 @@ def _csv(content: str, path: str) -> Iterator[Row]:
     The standard library's reader rather than the one of ``datasets``, which guesses types: a target ``1984`` would
     become a number and a target ``NA`` would vanish.
     """
-    table = csv.DictReader(io.StringIO(content, newline=""), strict=True, restkey="")
+    table = csv.DictReader(io.StringIO(content, newline=""), strict=True)
     number = 0
     while True:
         number += 1
@@ -195,8 +196,8 @@ def _csv(content: str, path: str) -> Iterator[Row]:
         except csv.Error as error:
             yield number, _unreadable(path, number, "", f"is not a complete line of a table ({error})")
             continue
-        if extra := row.pop("", None):
-            reason = f"has more cells than the header, the first of them {extra[0]!r}; put texts with commas in quotes"
+        if extra := row.pop(None, None):  # where the reader puts cells that no column is named for
+            reason = f"has more cells than the header, the first of them {brief(extra[0])}; put texts with commas in quotes"
             yield number, SetAside(where(path, number), "*", reason, row)
         else:
             yield number, row

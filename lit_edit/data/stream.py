@@ -17,8 +17,9 @@ from lit_edit.data.ingest import Ingested, ingest, sentence
 from lit_edit.data.loader import ItemLoader, ReviewLoader, StreamLoader
 from lit_edit.data.reader import Reader
 from lit_edit.data.source import FactSource, rows, split_where
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, one_line
 from lit_edit.request import EditRequest, SetAside
+from lit_edit.strategies import ranks_of
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class EditStream(LightningDataModule):
         seed: int = 0,
         strict: bool = False,
         probes: list[Probe] | None = None,
-        review: int = 500,
+        review: int | None = 500,
         probe_batch_size: int = 64,
         scored_at_once: int = 512,
     ) -> None:
@@ -74,9 +75,10 @@ class EditStream(LightningDataModule):
             seed: seed of the shuffled order.
             strict: stop at the first bad row instead of setting it aside.
             probes: general abilities to watch during validation.
-            review: at most this many past edits are scored in a validation, evenly spread over all of them.
-            probe_batch_size: items of a probe to a batch in evaluation.
-            scored_at_once: edits to a batch in evaluation; what their prompts share at the beginning is computed once.
+            review: at most this many past edits are scored in a validation, evenly spread; ``None`` scores all of them.
+            probe_batch_size: items of a probe to a batch in evaluation, on each rank.
+            scored_at_once: edits to a batch in evaluation, on each rank; what their prompts share at the beginning is computed
+                once.
 
         Raises:
             EditError: if an argument is out of range, ``path`` and ``source`` are both given or both missing, or two probes
@@ -142,7 +144,7 @@ class EditStream(LightningDataModule):
         name, bad = self.path or self.source, len(self.set_aside)
         counts = f"{self.rows_read} rows read, {usable} usable, {bad} set aside; {len(self.requests)} edits in the stream."
         first = f" The first row set aside: {sentence(self.set_aside[0])}" if self.set_aside else ""
-        return f"{name}: {counts}{first}"
+        return one_line(f"{name}: {counts}{first}")
 
     @rank_zero_only
     def write_set_aside(self, folder: str | Path) -> Path | None:
@@ -169,16 +171,18 @@ class EditStream(LightningDataModule):
 
     def val_dataloader(self) -> list[ReviewLoader | ItemLoader]:
         """A sample of the edits made so far, then each probe."""
-        edits = ReviewLoader(self.requests, self.scored_at_once, lambda: self.edited(), self.review)
-        return [edits, *self._probe_loaders()]
+        return [self._review(lambda: self.edited(), self.review), *self._probe_loaders()]
 
     def test_dataloader(self) -> list[ReviewLoader | ItemLoader]:
         """All edits of the stream, then each probe."""
-        return [ReviewLoader(self.requests, self.scored_at_once, self._everything, None), *self._probe_loaders()]
+        return [
+            ReviewLoader(self.requests, self._workers() * self.scored_at_once, self._everything, None),
+            *self._probe_loaders(),
+        ]
 
     def predict_dataloader(self) -> ReviewLoader:
         """All edits of the stream."""
-        return ReviewLoader(self.requests, self.scored_at_once, self._everything, None)
+        return self._review(self._everything, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch alone: requests and probe items are text, and the module tokenises them where it needs them.
@@ -196,8 +200,15 @@ class EditStream(LightningDataModule):
             raise EditError(f"{self.source!r} gave no facts; a stream needs at least one.")
         return Ingested(tuple((request,) for request in requests), ())
 
+    def _review(self, edited: Callable[[], int], most: int | None) -> ReviewLoader:
+        return ReviewLoader(self.requests, self._workers() * self.scored_at_once, edited, most)
+
     def _probe_loaders(self) -> list[ItemLoader]:
-        return [ItemLoader(_items(probe), self.probe_batch_size) for probe in self.probes]
+        return [ItemLoader(_items(probe), self._workers() * self.probe_batch_size) for probe in self.probes]
+
+    def _workers(self) -> int:
+        """Ranks among which a batch is dealt that is only looked at: each gets as much as one would alone."""
+        return 1 if self.trainer is None else ranks_of(self.trainer).workers
 
     def _everything(self) -> int:
         return len(self.requests)

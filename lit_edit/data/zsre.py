@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lit_edit.data.reader import Reader, as_text, identifier, literal_template, optional_text, text, texts
-from lit_edit.errors import MalformedRecord
+from lit_edit.errors import MalformedRecord, brief
 from lit_edit.request import EditRequest
 
 
@@ -52,7 +52,7 @@ def _answer(row: Mapping[str, Any]) -> str:
     """The first of the accepted answers."""
     answers = row.get("answers")
     if not isinstance(answers, (list, tuple)) or not answers:
-        found = "is missing" if answers is None else f"holds {answers!r}"
+        found = "is missing" if answers is None else f"holds {brief(answers)}"
         raise MalformedRecord("answers", f"{found}; it is a list of the right answers, the first of which is written")
     return as_text(answers[0], "answers[0]", "the answer to write")
 

@@ -34,6 +34,9 @@ class Editor(nn.Module, ABC):
     needs_contexts: bool = True
     """Whether :meth:`rows` wants context templates."""
 
+    runs_sharded: bool = True
+    """Whether it works where every rank holds a part of the model: it may run the model, but not take parameters out of it."""
+
     def rows(self, encoder: Encoder, request: EditRequest, contexts: Sequence[str]) -> EditRows:
         """The token rows this editor runs for a request; by default those of the MEMIT family.
 

@@ -59,6 +59,7 @@ class FT(Editor):
 
     needs_moments = False
     needs_contexts = False
+    runs_sharded = False
 
     def __init__(
         self,

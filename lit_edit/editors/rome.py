@@ -20,6 +20,7 @@ from lit_edit.inverses import Inverse, Ridge, moment_inverse
 from lit_edit.keys import KeyPass
 from lit_edit.prompts import EditRows
 from lit_edit.second_moment import SecondMoment
+from lit_edit.sharding import gathered
 from lit_edit.solver import Within
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
@@ -206,7 +207,7 @@ def added(anatomy: Anatomy, layer: int, output_NO: Tensor) -> Tensor:
     if anatomy.after_mlp_name is None:
         return output_NO
     norm = anatomy.blocks[layer].get_submodule(anatomy.after_mlp_name)
-    with torch.no_grad():
+    with torch.no_grad(), gathered(anatomy.blocks[layer]):
         return norm(output_NO.to(anatomy.dtype)).float()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -70,6 +71,11 @@ class Guard(nn.Module, ABC):
     def view(self, layer: int, weight: Tensor) -> Tensor:
         """The weight as evaluation should see it, ``[d_out, d_in]``; by default the one that was written."""
         return weight
+
+
+def viewing(guards: Iterable[Guard]) -> list[Guard]:
+    """Those of some guards that may show evaluation another weight than the one that was written."""
+    return [guard for guard in guards if type(guard).view is not Guard.view]
 
 
 def overlap(delta: Delta, space: Subspace) -> dict[str, float]:

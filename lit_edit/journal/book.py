@@ -19,6 +19,7 @@ from lit_edit.errors import EditError
 from lit_edit.journal import files
 from lit_edit.journal.change import apply
 from lit_edit.journal.records import check, parse
+from lit_edit.paths import named
 
 _SHAPE = {"start": int, "position": int, "edits": int, "cases": list, "requests": list, "set_aside": list, "scalars": dict}
 _REQUEST = {"id": str, "source": str, "prompt": str, "subject": str, "target": str, "fate": str}
@@ -92,7 +93,7 @@ class Book:
         """``(batches, weights behind them)`` from the start or from what was folded; see :meth:`weights`."""
         now, start = dict(original), 0
         if self.records:
-            self._check_original(original)
+            self.check_original(original)
         if self.base is not None:
             start = self._first()
             now = {layer: value.to(now[layer].device) for layer, value in self.folded().items() if layer in now}
@@ -175,7 +176,12 @@ class Book:
             if (fates.count("rejected") > 0) and record["rejected"] is None:
                 yield f"{who} holds rejected requests, but says that its batch was written"
 
-    def _check_original(self, original: dict[int, Tensor]) -> None:
+    def check_original(self, original: dict[int, Tensor]) -> None:
+        """Refuse unedited weights that the run did not start from.
+
+        Raises:
+            EditError: if they are others.
+        """
         from lit_edit.store import fingerprint
 
         said = self.records[0].get("original")
@@ -195,7 +201,7 @@ def open_book(run: str | Path) -> Book:
     Raises:
         EditError: if there is none, or a record is damaged, altered, out of order or of another version.
     """
-    folder = Path(run)
+    folder = named(run, "a run")
     if not (folder / "journal.jsonl").is_file():
         raise EditError(f"{folder} holds no journal.jsonl; give the folder that --run_dir of 'lit-edit fit' named")
     path = folder / "journal.jsonl"

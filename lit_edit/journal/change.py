@@ -14,7 +14,8 @@ from lit_edit.delta import Delta
 from lit_edit.errors import EditError
 from lit_edit.journal.product import EXPONENTS, Part, product, split
 
-_FACTORS = ("left", "left_low", "left_exponent", "right", "right_low", "right_exponent", "patch_at", "patch_weight")
+FACTORS = ("left", "left_low", "left_exponent", "right", "right_low", "right_exponent", "patch_at", "patch_weight")
+"""Names of the tensors of thin factors with their patch."""
 _LARGEST_INT = 2**31 - 1
 
 
@@ -42,8 +43,8 @@ def encode(before: Tensor, after: Tensor, thin: Delta | None) -> dict[str, Tenso
         found = _patched(before, after, thin)
         if 8 * found["patch_at"].numel() > dense // 8:
             scaled = _patched(before, after, _scaled(thin, before, after))
-            found = min(found, scaled, key=_bytes)
-        if _bytes(found) < dense:
+            found = min(found, scaled, key=size)
+        if size(found) < dense:
             return {name: value.cpu() for name, value in found.items()}
     return {"weight": after.detach().cpu().clone()}
 
@@ -62,29 +63,39 @@ def apply(before: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
         return before
     rows, columns = before.shape
     if set(stored) == {"weight"}:
-        _check(stored["weight"], "weight", torch.float32, (rows, columns))
+        check(stored["weight"], "weight", torch.float32, (rows, columns))
         return stored["weight"].to(before.device)
-    if set(stored) != set(_FACTORS):
-        raise EditError(f"holds {', '.join(sorted(stored))} for one layer; it is either a weight or {', '.join(_FACTORS)}")
-    rank = stored["left"].shape[-1] if stored["left"].dim() == 2 else -1
-    for name, shape in (("left", (rows, rank)), ("right", (rank, columns))):
-        _check(stored[name], name, torch.float32, shape)
-        _check(stored[f"{name}_low"], f"{name}_low", torch.int8, shape)
-        exponent = stored[f"{name}_exponent"]
-        _check(exponent, f"{name}_exponent", torch.int16, (rows if name == "left" else columns,))
-        if exponent.numel() and not (EXPONENTS[0] <= int(exponent.min()) and int(exponent.max()) <= EXPONENTS[1]):
-            raise EditError(f"holds an exponent in {name} beyond {EXPONENTS[1]}")
-    at, weight = stored["patch_at"], stored["patch_weight"]
-    _check(at, "patch_at", torch.int32 if before.numel() <= _LARGEST_INT else torch.int64, (at.numel(),))
-    _check(weight, "patch_weight", torch.float32, (at.numel(),))
-    if at.numel() and not (int(at.min()) >= 0 and int(at.max()) < before.numel()):
-        raise EditError(f"patches a number outside the {before.numel()} of the weight")
+    check_factors(stored, rows, columns)
     parts = [
         Part(*(stored[f"{name}{what}"].to(before.device) for what in ("", "_low", "_exponent"))) for name in ("left", "right")
     ]
     after = before + product(*parts)
-    after.view(-1)[at.to(before.device).long()] = weight.to(before.device)
+    after.view(-1)[stored["patch_at"].to(before.device).long()] = stored["patch_weight"].to(before.device)
     return after
+
+
+def check_factors(stored: Mapping[str, Tensor], rows: int, columns: int) -> None:
+    """Refuse tensors that are no thin factors with a patch for a weight ``[rows, columns]``.
+
+    Raises:
+        EditError: with what was found; the file is named by whoever read it.
+    """
+    numbers = rows * columns
+    if set(stored) != set(FACTORS):
+        raise EditError(f"holds {', '.join(sorted(stored))} for one layer; it is either a weight or {', '.join(FACTORS)}")
+    rank = stored["left"].shape[-1] if stored["left"].dim() == 2 else -1
+    for name, shape in (("left", (rows, rank)), ("right", (rank, columns))):
+        check(stored[name], name, torch.float32, shape)
+        check(stored[f"{name}_low"], f"{name}_low", torch.int8, shape)
+        exponent = stored[f"{name}_exponent"]
+        check(exponent, f"{name}_exponent", torch.int16, (rows if name == "left" else columns,))
+        if exponent.numel() and not (EXPONENTS[0] <= int(exponent.min()) and int(exponent.max()) <= EXPONENTS[1]):
+            raise EditError(f"holds an exponent in {name} beyond {EXPONENTS[1]}")
+    at, weight = stored["patch_at"], stored["patch_weight"]
+    check(at, "patch_at", torch.int32 if numbers <= _LARGEST_INT else torch.int64, (at.numel(),))
+    check(weight, "patch_weight", torch.float32, (at.numel(),))
+    if at.numel() and not (int(at.min()) >= 0 and int(at.max()) < numbers):
+        raise EditError(f"patches a number outside the {numbers} of the weight")
 
 
 def _patched(before: Tensor, after: Tensor, thin: Delta) -> dict[str, Tensor]:
@@ -116,11 +127,17 @@ def _differ(one: Tensor, other: Tensor) -> Tensor:
     return one.contiguous().view(torch.int32) != other.contiguous().view(torch.int32)
 
 
-def _bytes(stored: Mapping[str, Tensor]) -> int:
+def size(stored: Mapping[str, Tensor]) -> int:
+    """Bytes of tensors."""
     return sum(value.numel() * value.element_size() for value in stored.values())
 
 
-def _check(value: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def check(value: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Refuse a stored tensor of another form.
+
+    Raises:
+        EditError: with what was found; the file is named by whoever read it.
+    """
     if value.dtype != dtype or tuple(value.shape) != shape:
         found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
         raise EditError(f"holds {name} as {found} instead of {str(dtype).removeprefix('torch.')} {list(shape)}")

@@ -104,27 +104,32 @@ def clean(run: Path, keep: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def contained(run: Path, name: str, who: str, size: Any) -> bytes:
-    """The content of a file below the run folder, whatever links lie on the way.
+def contained(
+    run: Path, name: str, who: str, size: Any, *, largest: int = LARGEST, whose: str = "the run folder", remedy: str = ""
+) -> bytes:
+    """The content of a file below a folder, whatever links lie on the way.
 
     Args:
-        run: the run folder.
+        run: the folder, of a run or of anything else that may come from elsewhere.
         name: path below it.
         who: what says that the file should be there, for messages.
         size: its bytes, if known.
+        largest: bytes that are read at most.
+        whose: what the folder is, for messages.
+        remedy: what helps where the file is missing, for messages.
 
     Raises:
-        EditError: if it is missing, outside, or of another size.
+        EditError: if it is missing, outside, larger than ``largest``, or of another size.
     """
     path = run / name
     try:
         if not path.is_file():
-            raise EditError(f"{path} is missing, and {who} needs it")
+            raise EditError(f"{path} is missing, and {who} needs it{remedy}")
         if not path.resolve().is_relative_to(run.resolve()):
-            raise EditError(f"{path} leads out of the run folder {run}; a journal names files of its own only")
+            raise EditError(f"{path} leads out of {whose} {run}; only files that lie in it are read")
         found = path.stat().st_size
-        if found > LARGEST or (size is not None and found != size):
-            raise EditError(f"{path} is damaged: it has {found} bytes, and {who} says {size or f'at most {LARGEST}'}")
+        if found > largest or (size is not None and found != size):
+            raise EditError(f"{path} is damaged: it has {found} bytes, and {who} says {size or f'at most {largest}'}")
         return path.read_bytes()
     except OSError as error:
         raise EditError(f"{path} cannot be read: {error.strerror}") from error

@@ -43,7 +43,8 @@ class Unedited:
         dtype, revision = model.get("dtype", "float32"), model.get("revision")
         if dtype not in ("float32", "bfloat16", "float16") or not isinstance(revision, str | None):
             raise EditError(f"{run / 'config.yaml'} asks for dtype {dtype!r} and revision {revision!r}, which no run can have")
-        net, tokenizer = load_pretrained(model["pretrained"], revision, getattr(torch, dtype))
+        trusted = model.get("trust_remote_code") is True
+        net, tokenizer = load_pretrained(model["pretrained"], revision, getattr(torch, dtype), trusted)
         net.requires_grad_(False)
         anatomy = Anatomy.of(net)
         known = anatomy.check_layers(layers)

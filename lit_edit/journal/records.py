@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.outcome import BatchOutcome
 
@@ -140,12 +141,11 @@ def parse(text: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
         try:
             if len(line) > LONGEST:
                 raise ValueError(f"it is longer than {LONGEST} bytes")
-            record = json.loads(line)
+            record = load_json(line)
             if not isinstance(record, dict) or _depth(record) > DEEPEST:
                 raise ValueError("it is no record of a batch")
-        except (ValueError, RecursionError) as error:
-            told = "it is nested too deep" if isinstance(error, RecursionError) else error
-            raise EditError(f"the journal {name} is damaged in line {number} ({told}); mend or remove it") from error
+        except ValueError as error:
+            raise EditError(f"the journal {name} is damaged in line {number} ({error}); mend or remove it") from error
         found.append(record)
     return found, lines
 

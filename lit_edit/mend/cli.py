@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.cli import LightningCLI
-
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.cli import Parser, command
+from lit_edit.cli import command
 from lit_edit.errors import EditError
 from lit_edit.mend.data import PairData
 from lit_edit.mend.training import MendTrainer
+from lit_edit.parser import Parser, SentenceCLI
 
 DESCRIPTION = (
     "Train MEND's hyper-network on one model: it learns to turn the gradient of an edit into an update that edits and leaves "
@@ -28,15 +27,8 @@ SHOWN = {
 }
 
 
-class MendCLI(LightningCLI):
+class MendCLI(SentenceCLI):
     """Parses one configuration of trainer, model and data; it has no sub-commands, because all it does is train."""
-
-    def init_parser(self, **kwargs: Any) -> Parser:
-        """A parser with one-sentence errors."""
-        kwargs.setdefault("dump_header", ["lit_edit"])
-        parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
-        return parser
 
     def add_arguments_to_parser(self, parser: Parser) -> None:  # type: ignore[override]
         """Where to go on from."""

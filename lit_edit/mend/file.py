@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.mend.network import HyperNetwork
 from lit_edit.store import fingerprint, write_atomically
@@ -65,9 +66,9 @@ def load_network(path: str | Path) -> tuple[HyperNetwork, Trained]:
         raise EditError(f"there is no hyper-network {path}; train one with 'lit-edit train-mend --config configs/mend.yaml'")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("lit_edit", "{}"))
+            header = dict(load_json((file.metadata() or {}).get("lit_edit", "{}")))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise EditError(f"the hyper-network {path} is damaged or was not written by lit_edit ({error})") from None
     if header.get("format") != FORMAT:
         raise EditError(

@@ -43,7 +43,7 @@ class EditScores(nn.Module):
         """Add scored records."""
         for name in dict.fromkeys(name for record in records for name in record.values):
             if name not in self.rates:
-                self.rates[name] = RecordRate()
+                self.rates[name] = _rate()
             self.by_name[name].update([record.values.get(name, ()) for record in records])
 
     def compute(self) -> dict[str, Tensor]:
@@ -71,8 +71,13 @@ class EditScores(nn.Module):
     def take_up(self, sums: Mapping[str, Sequence[float]]) -> None:
         """Go on from :meth:`sums`."""
         for name, (total, squares, records) in sums.items():
-            rate = self.rates[name] = RecordRate()
+            rate = self.rates[name] = _rate()
             rate.total.fill_(total)
             rate.squares.fill_(squares)
             rate.records.fill_(records)
             rate._update_count = 1  # torchmetrics warns about computing a metric that was never updated
+
+
+def _rate() -> RecordRate:
+    """A rate of its own: the ranks of a run share the scoring itself, and all of them have every record."""
+    return RecordRate(sync_on_compute=False)

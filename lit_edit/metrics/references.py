@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.metrics.text import TfIdf
 from lit_edit.request import EditRequest
@@ -74,7 +74,7 @@ def _text(path: Path) -> str:
 
 def _reference(line: str, where: str) -> tuple[str, str | None, str]:
     try:
-        row: Any = json.loads(line)
+        row: Any = load_json(line)
     except ValueError:
         raise EditError(f"{where} is no JSON; a reference is an object with 'target' and 'text'") from None
     for field in ("target", "text"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.metrics.words import words
 
@@ -112,7 +113,7 @@ class TfIdf:
         """
         wanted = 'it has to hold {"vocabulary": {word: column}, "idf": [one number per column]}'
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = load_json(Path(path).read_text(encoding="utf-8"))
             columns, idf = content["vocabulary"], content["idf"]
             if sorted(columns.values()) != list(range(len(idf))) or not idf:
                 raise EditError(f"{path} names {len(columns)} words and {len(idf)} idf values that do not match; {wanted}")

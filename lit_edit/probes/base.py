@@ -26,6 +26,8 @@ class Probe(ABC):
     """What the numbers of an item's row are."""
     shown: str
     """The scoring that stands for the probe where there is room for one number, as :meth:`summarise` names it."""
+    one_row_per_item: bool = True
+    """Whether :meth:`measure` gives one row for each item; only then can the items of a batch be told apart afterwards."""
     higher_is_better: bool = True
     """Whether a larger number of :attr:`shown` is better."""
 

@@ -50,6 +50,7 @@ class LMEval(Probe):
     """
 
     columns = ("task", "metric", "value", "second")
+    one_row_per_item = False
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from lit_edit.data.source import SUFFIXES
 from lit_edit.errors import EditError
+from lit_edit.paths import named
 from lit_edit.probes.base import Probe
 from lit_edit.probes.source import exact_text, read, whole
 from lit_edit.prompts import Encoder
@@ -98,7 +98,7 @@ class Perplexity(Probe):
     def _texts(self) -> list[str]:
         if self.path is None:
             return self._packaged().split(self.separator)
-        file = Path(self.path).expanduser()
+        file = named(self.path, f"the probe {self.name}")
         plain = file.with_suffix("") if file.suffix == ".gz" else file
         if plain.suffix in SUFFIXES or file.is_dir() or (not file.exists() and plain.suffix not in (".txt", ".md")):
             return read(self.path, self.name, (self.field,), lambda row: exact_text(row, self.field, "the text to score"))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_edit.data.reader import as_text, kind, lookup
 from lit_edit.data.source import SUFFIXES, Row, rows, where
 from lit_edit.data.source import _loaded as loaded
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, brief, cut
+from lit_edit.paths import named
 from lit_edit.request import SetAside
 
 T = TypeVar("T")
@@ -40,16 +40,16 @@ def read(path: str, probe: str, fields: Sequence[str], make: Callable[[Mapping[s
         if isinstance(row, SetAside):
             raise EditError(f"{row.source} {row.reason}; {schema}.")
         if not found and not set(fields) & set(row):
-            raise EditError(f"{where(path, number)} has the fields {', '.join(map(str, row)) or 'none'}; {schema}.")
+            raise EditError(f"{where(path, number)} has the fields {cut(', '.join(map(str, row)), 300) or 'none'}; {schema}.")
         try:
             found.append(make(row))
         except MalformedRecord as error:
-            raise EditError(f"{where(path, number)}, field {error.field!r} {error.reason}.") from None
+            raise EditError(f"{where(path, number)}, field '{error.field}' {error.reason}.") from None
     return found
 
 
 def _rows(path: str, schema: str) -> Iterable[Row]:
-    file = Path(path).expanduser()
+    file = named(path, "a probe")
     subset = (
         None if file.exists() or {file.suffix, file.with_suffix("").suffix} & set(SUFFIXES) else _HUB_SUBSET.fullmatch(path)
     )
@@ -112,11 +112,11 @@ def label(row: Mapping[str, Any], field: str, names: Mapping[str | int, int]) ->
     wanted = f"a label is {', '.join(map(repr, names))}"
     if value is None:
         raise MalformedRecord(field, f"is missing; {wanted}")
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,9}", value.strip()):
         value = int(value)
     # In Python True equals 1, in a file it says something else.
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in names:
-        raise MalformedRecord(field, f"holds {value!r}; {wanted}")
+        raise MalformedRecord(field, f"holds {brief(value)}; {wanted}")
     return names[value]
 
 

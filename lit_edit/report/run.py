@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.report.shapes import Each, Maybe, Number, check
 from lit_edit.run_folder import Curve, RunFolder
@@ -92,14 +93,11 @@ class Run:
         Raises:
             EditError: if one of them cannot be used, or is given twice.
         """
-        try:
-            folders = [RunFolder.open(path) for path in paths]
-            for one, other in pairwise(sorted(folder.path.resolve() for folder in folders)):
-                if one == other:
-                    raise EditError(f"the run {one} is given twice; give every run once")
-            return [cls(folder, label) for folder, label in zip(folders, labels([f.path for f in folders]), strict=True)]
-        except RecursionError:
-            raise EditError("a file of a run is nested deeper than anything that 'lit-edit fit' writes") from None
+        folders = [RunFolder.open(path) for path in paths]
+        for one, other in pairwise(sorted(folder.path.resolve() for folder in folders)):
+            if one == other:
+                raise EditError(f"the run {one} is given twice; give every run once")
+        return [cls(folder, label) for folder, label in zip(folders, labels([f.path for f in folders]), strict=True)]
 
     @property
     def batches(self) -> dict[str, Curve]:
@@ -148,7 +146,7 @@ class Run:
 
     def _parsed(self, text: str, where: str) -> Any:
         try:
-            return json.loads(text)
+            return load_json(text)
         except ValueError as error:
             raise EditError(f"{self.path / where} is damaged ({error}); remove the file or repeat the run") from error
 

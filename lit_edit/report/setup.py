@@ -14,7 +14,7 @@ from lit_edit.report.numbers import NOTHING, plain
 from lit_edit.report.run import Run
 
 _PLACES = ("run_dir", "trainer.default_root_dir", "checkpoint.dirpath", "ckpt_path")
-_TERMS = {
+TERMS = {
     "before": "a sample of the stream's edits on the unedited model",
     "immediate": "each batch right after it was written; numbers are means over the stream",
     "so far": "a sample of the edits made up to then, evenly spread, on the weights of then",
@@ -61,7 +61,7 @@ def glance(runs: Sequence[Run]) -> Element:
 
 def protocol(runs: Sequence[Run]) -> Element:
     """What the numbers are numbers of."""
-    terms = [part for term, meaning in _TERMS.items() for part in (node("dt", term), node("dd", meaning))]
+    terms = [part for term, meaning in TERMS.items() for part in (node("dt", term), node("dd", meaning))]
     box = details("What the words mean", node("dl", *terms), opened=True)
     return section("Protocol", "protocol", _facts("How it was measured", runs, _ASKED), box)
 

@@ -30,7 +30,7 @@ class Maybe:
 _NAMES = {str: "a text", int: "a whole number", bool: "true or false", Number: "a number"}
 
 
-def check(value: Any, shape: Any, where: str) -> None:
+def check(value: Any, shape: Any, where: str, remedy: str = "the run has to be repeated") -> None:
     """Compare a value with a shape.
 
     Args:
@@ -39,6 +39,7 @@ def check(value: Any, shape: Any, where: str) -> None:
             length, ``{key: shape}`` for an object with at least these keys, :class:`Each`, :class:`Maybe`, or ``object`` for
             anything.
         where: file and place, for the sentence.
+        remedy: what helps, for its end.
 
     Raises:
         EditError: at the first difference.
@@ -53,7 +54,7 @@ def check(value: Any, shape: Any, where: str) -> None:
     if found is not None:
         place, wanted, got = found
         what = f"{place or 'it'} is {reprlib.repr(got)} instead of {wanted}" if wanted else f"it has no {place}"
-        raise EditError(f"{where} is damaged: {what}; the run has to be repeated")
+        raise EditError(f"{where} is damaged: {what}; {remedy}")
 
 
 def _difference(value: Any, shape: Any, place: str) -> tuple[str, str, Any] | None:

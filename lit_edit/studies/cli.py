@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from jsonargparse import Namespace
 
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
-from lit_edit.cli import Parser, command
+from lit_edit.cli import command
 from lit_edit.errors import EditError
+from lit_edit.parser import Parser
 from lit_edit.studies import STUDIES
 from lit_edit.studies.base import Study
 from lit_edit.studies.folder import StudyFolder
@@ -40,7 +41,7 @@ def study_class(name: str) -> type[Study]:
 def parser_of(name: str, kind: type[Study]) -> Parser:
     """The options of one study."""
     parser = Parser(prog=f"lit-edit study {name}", description=kind.question)
-    parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, later ones win")
+    parser.add_argument("-c", "--config", action="config", help="YAML file or name (see lit-edit configs); later ones win")
     parser.add_argument("--run_dir", type=str, default=f"runs/studies/{name}", help="folder for points, tables and figures")
     parser.add_argument("--workers", type=list[str], default=["auto"], help="devices, e.g. [cuda:0, cuda:1] or [cpu, cpu]")
     parser.add_class_arguments(kind, None, instantiate=True, sub_configs=True)

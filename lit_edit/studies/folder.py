@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.figures import save
 from lit_edit.journal import finite
+from lit_edit.paths import named
 from lit_edit.store import append_durably, write_atomically
 from lit_edit.studies.base import Point, Result, Study
 
@@ -33,7 +36,7 @@ class StudyFolder:
     """
 
     def __init__(self, path: str | Path, study: Study, name: str) -> None:
-        self.path, self.study, self.name = Path(path), study, name
+        self.path, self.study, self.name = named(path, "--run_dir"), study, name
         self._file = self.path / "points.jsonl"
         self.done: dict[str, Result] = {}
         self._seconds: dict[str, float] = {}
@@ -65,18 +68,17 @@ class StudyFolder:
                     f"two points of the study {self.name} have one name; every value may be given only once: {both}"
                 )
             places[place] = point.key
-        text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
-        lines = text.split("\n")[:-1]
+        content = self._file.read_bytes() if self._file.exists() else b""
+        lines = content.split(b"\n")[:-1]
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line)
-                key, settings, result, seconds = (record[name] for name in ("key", "settings", "result", "seconds"))
+                key, settings, result, seconds = _unsealed(line.decode("ascii"))
             except (ValueError, KeyError, TypeError) as error:
                 raise EditError(f"{self._file} is damaged in line {number} ({error}); remove that line") from error
             if key in wanted and settings == json.loads(json.dumps(wanted[key])):
                 self.done[key], self._seconds[key] = result, seconds
-        if text and not text.endswith("\n"):
-            write_atomically(self._file, "".join(f"{line}\n" for line in lines).encode())
+        if content and not content.endswith(b"\n"):
+            write_atomically(self._file, b"".join(line + b"\n" for line in lines))
 
     def missing(self) -> list[Point]:
         """Points that are still to be measured, in order."""
@@ -93,7 +95,7 @@ class StudyFolder:
             EditError: if the file cannot be written.
         """
         record = {"key": point.key, "settings": point.settings, "result": result, "seconds": round(seconds, 3)}
-        append_durably(self._file, (json.dumps(finite(record), sort_keys=True) + "\n").encode())
+        append_durably(self._file, _sealed(finite(record)).encode())
         self.done[point.key], self._seconds[point.key] = result, seconds
 
     def results(self) -> dict[str, Result]:
@@ -125,9 +127,34 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return content.getvalue()
 
 
+def _sealed(record: dict[str, Any]) -> str:
+    """The line of a record, with a checksum of the rest."""
+    return json.dumps({**record, "sha256": _checksum(record)}, sort_keys=True) + "\n"
+
+
+def _unsealed(line: str) -> tuple[str, Any, Result, float]:
+    """Key, settings, result and seconds of a line; one that an earlier version wrote has no checksum.
+
+    Raises:
+        ValueError: if it is no record, or not the one that was written; ``KeyError`` and ``TypeError``, too.
+    """
+    record = load_json(line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no record of a point")
+    if "sha256" in record and record.pop("sha256") != _checksum(record):
+        raise ValueError("its checksum does not fit")
+    if not isinstance(record["key"], str) or not isinstance(record["seconds"], int | float):
+        raise ValueError("it is no record of a point")
+    return record["key"], record["settings"], record["result"], record["seconds"]
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EditError(f"{path} cannot be read ({error}); remove the folder, or choose another --run_dir") from error
     if not isinstance(found, dict):

@@ -7,16 +7,19 @@ from typing import Any
 
 import yaml
 
+from lit_edit.documents import PlainLoader
 from lit_edit.errors import EditError
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(PlainLoader):
     """Refuses what the plain loader would overwrite."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See the class."""
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 where = f"{self.name}, line {key.start_mark.line + 1}"
                 raise EditError(

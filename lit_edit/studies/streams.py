@@ -20,6 +20,7 @@ import torch
 import yaml
 from jsonargparse.typing import Path_fr
 
+from lit_edit.documents import load_yaml
 from lit_edit.errors import EditError
 from lit_edit.journal import finite
 from lit_edit.module import ContinualEditor
@@ -72,8 +73,7 @@ class StreamStudy(Study):
         self.options = dict(options or {})
         self.keep_checkpoints = keep_checkpoints
         try:
-            self._text = self.base.read_text(encoding="utf-8")
-            yaml.safe_load(self._text)
+            self._config = load_yaml(self.base.read_text(encoding="utf-8"))
         except OSError as error:
             raise EditError(f"the study's base configuration {self.base} cannot be read: {error.strerror}") from None
         except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -107,7 +107,7 @@ class StreamStudy(Study):
 
     def common(self) -> dict[str, Any]:
         """The configuration that all arms start from."""
-        return {"base": yaml.safe_load(self._text), "options": self.options}
+        return {"base": self._config, "options": self.options}
 
     def points(self) -> Sequence[Point]:
         """One run each."""

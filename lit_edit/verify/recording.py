@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.prompts import EditRows, Encoder
 from lit_edit.request import EditRequest
@@ -243,7 +243,7 @@ def read_json(path: Path, kind: type) -> Any:
         EditError: if it is missing, damaged, or not of the type wanted.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EditError(f"{path} is missing: {path.parent} is no recording") from None
     except (OSError, ValueError) as error:

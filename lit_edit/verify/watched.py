@@ -41,11 +41,13 @@ class Watched(Workbench):
         bench.clear()
         return bench
 
-    def optimise(self, rows: Sequence[EditRows], layer: int | None = None, **extra: Any) -> Targets:
+    def optimise(
+        self, rows: Sequence[EditRows], layer: int | None = None, origin_ND: Tensor | None = None, **extra: Any
+    ) -> Targets:
         """See :meth:`lit_edit.workbench.Workbench.optimise`."""
         self.steps = {}
         at = self.layers[-1] if layer is None else layer
-        return optimise(self.anatomy, rows, at, self.options, self.pad, self._see, **extra)
+        return optimise(self.anatomy, rows, at, self.options, self.pad, self._see, origin_ND, **extra)
 
     def _see(self, step: Step) -> None:
         columns = torch.stack([step.total, step.nll, step.kl, step.decay, step.probability], 1)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_edit.packaged import model_path
 from lit_edit.world.facts import Relation, World
 from lit_edit.world.skills import SKILLS, held_out
 
@@ -138,11 +139,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     parser = argparse.ArgumentParser(description="Measure facts, skills and causal patching of a stored world model.")
-    parser.add_argument("folder", type=Path, help="a folder written by the pre-training")
-    args = parser.parse_args(argv)
-    model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(args.folder)
-    world = World(**json.loads((args.folder / "world.json").read_text()))
+    parser.add_argument("folder", help="a folder written by the pre-training, or world-gpt2 or world-llama")
+    named = parser.parse_args(argv).folder
+    folder = Path(named) if Path(named).exists() else model_path(named) or Path(named)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    world = World(**json.loads((folder / "world.json").read_text()))
     print(json.dumps(measure(model, tokenizer, world), indent=1))
 
 

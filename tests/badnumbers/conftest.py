@@ -35,7 +35,7 @@ def narrow(tmp_path_factory) -> Path:
     return prepared(tmp_path_factory.mktemp("narrow"), 16)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def known():
     """What these models can do is tried out elsewhere, and not at each of a few hundred loads."""
     with pytest.MonkeyPatch.context() as patch:

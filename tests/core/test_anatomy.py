@@ -83,6 +83,28 @@ def test_pull_back_makes_the_wanted_change_of_the_residual(anatomy):
     assert float((got - wanted).norm() / wanted.norm()) < 1e-2
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_pull_back_counts_the_epsilon_where_the_mlp_writes_little(scale):
+    model = tiny_model("gemma2")
+    model.model.layers[1].mlp.down_proj.weight.mul_(scale)
+    anatomy = Anatomy.of(model)
+    norm = model.model.layers[1].post_feedforward_layernorm
+    outputs = scale * 0.3 * torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    change = 1e-3 * torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    moved = norm(outputs + 1e-2 * anatomy.pull_back(1, outputs, change)) - norm(outputs)
+    # Along its own input the norm gives less than it is asked for: elsewhere all of it.
+    across = moved - _along(moved, norm(outputs), norm)
+    wanted = 1e-2 * (change - _along(change, norm(outputs), norm))
+    assert float((across - wanted).norm() / wanted.norm()) < 2e-2
+
+
+def _along(change, output, norm):
+    """The part of a change along the norm's output, both as seen before the gain."""
+    gain = norm(torch.ones(1, 32))
+    x, y = change / gain, output / gain
+    return gain * y * (x * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True)
+
+
 def residual(anatomy, layer):
     kept = []
     with reading(anatomy.blocks[layer], None, lambda x: kept.append(x[0].clone())):

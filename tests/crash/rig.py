@@ -27,8 +27,9 @@ FACTS, BATCH = 10, 2
 class Server:
     """The process that forks the runs."""
 
+    script = Path(__file__).with_name("killing.py")
+
     def __init__(self) -> None:
-        here = Path(__file__).parent
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -38,7 +39,7 @@ class Server:
             "MKL_CBWR": "COMPATIBLE",  # or sums depend, in their last bit, on where memory happens to lie
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(here / "killing.py")],
+            [sys.executable, str(self.script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -12,7 +12,6 @@ import torch
 from stream import editor, stream, trainer
 from tiny import save_tiny
 
-import lit_edit.journal.journal as writing
 from lit_edit.callbacks import JournalKeeper
 from lit_edit.editors import FT, MEMIT, ROME, LyapLock
 from lit_edit.errors import EditError
@@ -188,7 +187,7 @@ def test_a_batch_that_cannot_be_recorded_is_not_written(model, tmp_path, monkeyp
             super().setup(trainer, pl_module, stage)
             if stage == "fit":
                 full = Full(pl_module.journal)
-                target = (writing.os, "fsync") if where == "record" else (os, "open")
+                target = (os, "fsync") if where == "record" else (os, "open")
                 full.real = getattr(*target)
                 monkeypatch.setattr(*target, full)
 

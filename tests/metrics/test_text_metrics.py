@@ -157,6 +157,7 @@ def test_tfidf_comes_back_from_its_file(tmp_path):
         ('{"idf": [1.0, 2.0], "vocabulary": {"a": 0, "b": 0}}', "do not match"),
         ('{"idf": [1.0], "vocabulary": {"a": 0, "b": 1}}', "do not match"),
         ('{"idf": ["x"], "vocabulary": {"a": 0}}', "no TF-IDF file"),
+        ("[" * 100_000, "nested deeper"),
     ],
 )
 def test_what_is_no_tfidf_file(tmp_path, content, word):

@@ -192,6 +192,8 @@ MISTAKES = {
     ),
     "missing field": ([{"sentence": "x", "label": 0}, {"sentence": "y"}], "row 2, field 'label' is missing"),
     "hidden label": ([{"sentence": "x", "label": -1}], "row 1, field 'label' holds -1; a label is 0, 1"),
+    "two signs": ([{"sentence": "x", "label": "--1"}], "row 1, field 'label' holds '--1'"),
+    "endless number": ([{"sentence": "x", "label": "1" * 5000}], "row 1, field 'label' holds '1111"),
     "truth value": ([{"sentence": "x", "label": True}], "row 1, field 'label' holds True"),
     "no text": ([{"sentence": ["x"], "label": 1}], "row 1, field 'sentence' holds a list"),
     "no object": ([{"sentence": "x", "label": 1}, 3], "row 2 is a number"),

@@ -306,6 +306,10 @@ def test_mistakes_on_the_command_line(runs, capsys):
         ("generations.jsonl", json.dumps({**SAID, "wanted": 5}) + "\n", "wanted is 5 instead of a text"),
         ("set_aside.jsonl", "\n", "is damaged"),
         ("config.yaml", "- 1", "holds no configuration"),
+        ("config.yaml", "a: [\n", "in line 2, column 1); the run has to be repeated"),
+        ("config.yaml", "a: &a [*a]", "an alias (*name) stands inside of what it repeats"),
+        ("config.yaml", "a: !!int many", "is no YAML (it holds a value that is not what it is marked as"),
+        ("config.yaml", "a: !!set {b}", "it holds a set"),
         ("csv/metrics.csv", "step,drift/ls/layer_0\n1,half\n", "metrics.csv is damaged in line 2"),
     ],
 )

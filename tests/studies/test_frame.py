@@ -85,7 +85,10 @@ def test_points_may_be_added_and_left_out(tmp_path):
 def test_a_point_whose_settings_changed_is_measured_anew(tmp_path):
     run(folder_of(tmp_path, [1]), CPU, progress=False)
     file = tmp_path / "points.jsonl"
-    file.write_text(file.read_text().replace('"settings": {"number": 1}', '"settings": {"number": 7}'))
+    record = json.loads(file.read_text())
+    record["settings"] = {"number": 7}
+    del record["sha256"]  # as an earlier version wrote it
+    file.write_text(json.dumps(record) + "\n")
     assert [point.key for point in folder_of(tmp_path, [1]).missing()] == ["1 squared"]
 
 
@@ -97,6 +100,35 @@ def test_a_damaged_line_is_named(tmp_path):
         file.write_text("\n".join([lines[0], damage, lines[2], ""]))
         with pytest.raises(EditError, match=r"points\.jsonl is damaged in line 2 .*remove that line"):
             folder_of(tmp_path, [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda line: line.replace(b'"square": 4', b'"square": 5'), "its checksum does not fit"),
+        (lambda line: line.replace(b'"key": "2 squared"', b'"key": ["2"]'), "its checksum does not fit"),
+        (lambda line: b'{"key": [], "settings": {}, "result": {}, "seconds": 1}', "no record of a point"),
+        (lambda line: b"\xfb" + line[1:], "can't decode byte 0xfb"),
+        (lambda line: b"[" * 100_000, "nested deeper"),
+    ],
+)
+def test_a_point_that_was_altered_does_not_count(tmp_path, damage, told):
+    run(folder_of(tmp_path, [1, 2, 3]), CPU, progress=False)
+    file = tmp_path / "points.jsonl"
+    one, two, three = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([one, damage(two), three, b""]))
+    with pytest.raises(EditError, match=rf"points\.jsonl is damaged in line 2 \(.*{told}.*; remove that line"):
+        folder_of(tmp_path, [1, 2, 3])
+    file.write_bytes(b"\n".join([one, three, b""]))
+    assert [point.key for point in folder_of(tmp_path, [1, 2, 3]).missing()] == ["2 squared"]
+
+
+def test_points_of_an_earlier_version_count(tmp_path):
+    run(folder_of(tmp_path, [1, 2]), CPU, progress=False)
+    file = tmp_path / "points.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({k: v for k, v in record.items() if k != "sha256"}) + "\n" for record in records))
+    assert not folder_of(tmp_path, [1, 2]).missing()
 
 
 def test_an_unfinished_last_line_is_measured_anew(tmp_path):

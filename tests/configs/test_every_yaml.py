@@ -1,0 +1,68 @@
+"""Every configuration that comes with the project is understood, by its name, from any folder."""
+
+import pytest
+
+from lit_edit.packaged import config_names
+
+OPTIONS = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}
+OWN_VERBS = ("mend", "pretrain_world")
+
+
+def of(kind):
+    return [name for name in config_names() if name.startswith(f"{kind}/")]
+
+
+def build(*arguments):
+    from lit_edit.cli import EditCLI
+
+    return EditCLI([*arguments, "--trainer.accelerator", "cpu", "--run_dir", "built"], run=False)
+
+
+def test_the_tests_below_reach_every_file():
+    kinds = {name.partition("/")[0] for name in config_names() if "/" in name}
+    assert kinds == {*OPTIONS, "studies", "models", "paper"}, "models and paper: test_presets.py, test_paper.py"
+
+
+@pytest.mark.parametrize("name", [name for name in config_names() if "/" not in name and name not in OWN_VERBS])
+def test_configurations_of_runs(name):
+    cli = build("--config", name)
+    assert cli.model.editor is not None and cli.datamodule.batch_size >= 1
+
+
+@pytest.mark.parametrize("name", [name for kind in OPTIONS for name in of(kind)])
+def test_fragments(name):
+    kind = name.partition("/")[0]
+    cli = build("--config", "counterfact", OPTIONS[kind], name)
+    chosen = {"editors": [cli.model.editor], "guards": list(cli.model.guards), "probes": cli.datamodule.probes}[kind]
+    assert chosen and all(type(part).__module__.startswith(f"lit_edit.{kind}") for part in chosen)
+
+
+@pytest.mark.parametrize("name", of("studies"))
+def test_studies(name):
+    from lit_edit.studies.cli import parser_of, study_class
+
+    kind = study_class(name.partition("/")[2])
+    parser = parser_of(name.partition("/")[2], kind)
+    made = parser.instantiate_classes(parser.parse_args(["--config", name]))
+    study = kind(**{key: made[key] for key in vars(made) if key not in ("config", "run_dir", "workers")})
+    assert study.points()
+
+
+def test_training_of_the_network_of_mend():
+    from lit_edit.mend.cli import MendCLI, MendTrainer, PairData
+
+    cli = MendCLI(MendTrainer, PairData, run=False, save_config_callback=None, args=["--config", "mend"])
+    assert cli.model.pretrained == "world-gpt2" and cli.datamodule is not None
+
+
+def test_training_of_the_embedded_model():
+    from lit_edit.name_parser import NameParser
+    from lit_edit.world.cli import PretrainCLI
+    from lit_edit.world.pretrain import WorldData, WorldPretrainer
+
+    args = ["--config", "pretrain_world", "--trainer.precision", "32-true"]
+    cli = PretrainCLI(
+        WorldPretrainer, WorldData, run=False, save_config_callback=None, parser_class=NameParser, args=args,
+        auto_configure_optimizers=False,
+    )  # fmt: skip
+    assert cli.trainer.max_steps == cli.config["data"]["batches"] == 1200
