@@ -101,7 +101,7 @@ def test_a_budget_of_a_weight_that_is_zero_is_none(tiny, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_norm_cap_scales_down_and_stays_within_its_bounds(tiny, tmp_path, method):
     module = editor(tiny, method, (NormCap(of_original=1e-3),))
-    fit(module, tmp_path, facts(6))
+    fit(module, tmp_path, facts(4))
     assert all(len(record["cases"]) == 2 and record["rejected"] is None for record in module.journal.records())
     for layer in module.layers:
         change = (module.master(layer) - module.original(layer)).double().norm()

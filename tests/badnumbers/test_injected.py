@@ -1,6 +1,6 @@
 """NaN and Inf at every stage of every editor: the batch is undone to the last bit, recorded, and the stream goes on.
 
-One stream per editor: a clean batch, two bad ones of a stage, a clean one, and so on. It must end where the same stream ends
+One stream per editor: a clean batch, the bad ones of two stages, a clean one, and so on. It must end where the same stream ends
 that never held the bad batches. Editors that take requests in order refuse the first request of a bad batch and write the other.
 """
 
@@ -60,11 +60,11 @@ class Run:
 def plan(method: str) -> tuple[dict[tuple[str, str], int], int]:
     """Which batch is bad in which way, and how many there are."""
     places, count = {}, 1
-    for stage in stages(method):
+    for number, stage in enumerate(stages(method)):
         for kind in kinds(stage):
             places[stage, kind] = count
             count += 1
-        count += method not in IN_ORDER  # where the second request of a bad batch is written, nothing more is needed
+        count += number % 2 and method not in IN_ORDER  # where the second request of a bad batch is written, that is enough
     return places, count + 1
 
 

@@ -132,15 +132,15 @@ def test_equal_keys_without_any_slack_are_rejected_and_the_stream_goes_on(tiny, 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_more_requests_than_inputs(narrow, tmp_path, method):
-    """24 requests to a batch of weights that read 16 inputs; the history is folded, and EvoEdit's room runs out."""
+    """18 requests to a batch of weights that read 16 inputs; the history is folded, and EvoEdit's room runs out."""
     module = editor(narrow, method)
-    fit(module, tmp_path, facts(48), batch_size=24)
+    fit(module, tmp_path, facts(36), batch_size=18)
     (first, *_), (second, rejected, aside) = written(module)
-    assert module.anatomy.d_inner == 16 and len(first) == 24 and not aside
+    assert module.anatomy.d_inner == 16 and len(first) == 18 and not aside
     if method == "EvoEdit":
         assert not second and re.match(r"the solve of layer 0 failed: all 16 input directions .* no room left", rejected)
     else:
-        assert len(second) == 24 and rejected is None
+        assert len(second) == 18 and rejected is None
     if method in ("MEMIT", "RLSEdit"):
         assert module.editor.remembered(0).folded.numel(), "or nothing was folded"
     assert (method in STATELESS) == (not list(module.editor.buffers()))
