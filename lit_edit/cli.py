@@ -268,7 +268,13 @@ def _unused(folder: Path) -> Path:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise an :class:`EditError` unless the run folder can be made and written to."""
+    """Raise an :class:`EditError` unless the run folder can be made and written to, by all that writes there."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise EditError(
+            f"--run_dir is {folder}, which is no text in UTF-8, and TensorBoard takes no other; choose another"
+        ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

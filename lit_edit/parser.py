@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -73,11 +74,11 @@ class Parser(NameParser):
     """Says what is wrong in one sentence, without the usage text of a few hundred options around it."""
 
     of: str | None = None
-    """Name of the class whose options these are, where the parser was made for one class."""
+    """Name of the class whose options these are, where the parser was made for a class that another option names."""
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the base class; remembers what class the options belong to."""
-        if nested_key is None:
+        if nested_key is None and not self.exit_on_error:
             self.of = getattr(theclass, "__name__", None)
         return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
 
@@ -87,9 +88,21 @@ class Parser(NameParser):
         Raises:
             EditError: whatever is wrong with the arguments or with a file that they name.
         """
-        try:
+        with self._told():
             return super().parse_args(*args, **kwargs)
+
+    def parse_object(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the base class; errors as in :meth:`parse_args`."""
+        with self._told():
+            return super().parse_object(*args, **kwargs)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except (ValueError, ArithmeticError, OSError, LookupError, AttributeError, RecursionError) as error:
+            if not self.exit_on_error:
+                raise  # for one of several types that are tried
             # The base class expects these from some values only: a path with a null byte, say, or a file that is no text.
             raise told_as_error(error) or EditError(f"the options cannot be read ({error})") from error
 
@@ -121,6 +134,7 @@ class Parser(NameParser):
 
     def _sentence(self, text: str) -> str:
         """What the base class would print, in the words and under the names that the user knows."""
+        text = cut(text, 10 * _LONGEST)
         kind, unknown = _NO_CLASS.match(text), _UNKNOWN.search(text)
         if kind:
             meant = nearest(kind[2], _classes())

@@ -186,6 +186,12 @@ def _csv(content: str, path: str) -> Iterator[Row]:
     become a number and a target ``NA`` would vanish.
     """
     table = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    try:
+        names = list(table.fieldnames or ())
+    except csv.Error as error:
+        raise EditError(f"{path} begins with a header that is not a complete line of a table ({error}).") from None
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise EditError(f"{path} has two columns called {brief(twice[0])}, of which only one would count; rename one.")
     number = 0
     while True:
         number += 1

@@ -110,6 +110,7 @@ VALUES = {
     "seed": (["--seed_everything", "-1"], "--seed_everything is -1; it is a number from 0 to 4294967295"),
     "large seed": (["--model.seed", str(10**30)], f"--model.seed is {10**30}; a seed has at most 64 bits"),
     "folder": (["--run_dir", "x" * 300], "the path of --run_dir is 'xxx"),
+    "folder in Latin-1": (["--run_dir", "caf\udce9"], "--run_dir is caf\\udce9, which is no text in UTF-8"),
     "no folder": (["--run_dir="], "the path of --run_dir is '', where no file can be (it is empty)"),
     "checkpoint": (["--ckpt_path="], "the path of --ckpt_path is '', where no file can be (it is empty)"),
     "accelerator": (["--trainer.accelerator", "tpu"], "the options --trainer cannot be used: "),

@@ -70,6 +70,33 @@ def test_a_table_with_a_column_that_has_no_name():
     assert aside.reason.startswith("has more cells than the header, the first of them 'too many'")
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (
+            "prompt,subject,target,target",
+            "facts.csv has two columns called 'target', of which only one would count; rename one.",
+        ),
+        (
+            'prompt,"subject,target',
+            "facts.csv begins with a header that is not a complete line of a table (unexpected end of data).",
+        ),
+    ],
+)
+def test_a_header_that_does_not_say_what_the_columns_are(header, told):
+    Path("facts.csv").write_text(f"{header}\n{{}} is in,Ann,Rome,Oslo\n")
+    with pytest.raises(EditError) as caught:
+        EditStream(path="facts.csv").setup()
+    assert str(caught.value) == told
+
+
+def test_columns_without_a_name_may_be_several():
+    Path("facts.csv").write_text("prompt,subject,target,,\n{} is in,Ann,Rome,,\n")
+    stream = EditStream(path="facts.csv")
+    stream.setup()
+    assert len(stream.requests) == 1 and not stream.set_aside
+
+
 @pytest.mark.parametrize("value", [[], [1], {"a": 1}])
 def test_an_identifier_is_a_text_or_a_number(value):
     (aside,) = stream_of(ROWS[JsonLines], {**ROWS[JsonLines], "case_id": value}).set_aside

@@ -36,7 +36,7 @@ def sizes(short: int, long: int) -> Any:
 
 def explore(size: Size, strategy: SearchStrategy, check: Callable[[Any], None]) -> None:
     """Check a property for examples of a strategy; the smallest one that breaks it is printed."""
-    test = os.environ["PYTEST_CURRENT_TEST"].split("::")[-1].split(" ")[0]
+    test = os.environ["PYTEST_CURRENT_TEST"].split("/")[-1].split(" ")[0]
 
     @settings(
         max_examples=size.count,

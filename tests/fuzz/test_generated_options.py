@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from damage import changed, damaged, places, scarred, texts, written
+from documents import ODD, as_yaml, milder
 from exploring import explore, sizes, told
 from hypothesis import strategies as st
 
@@ -21,16 +22,6 @@ FRAGMENTS = {
     "model.guards": [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs" / "guards").glob("*.yaml"))],
     "data.probes": [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs" / "probes").glob("*.yaml"))],
 }
-ODD = [
-    b"", b" ", b"# nothing", b"hello", b"3", b"[]", b"{}", b"null", b"--- {}\n--- {}", b"model: [", b"\t", b"a: b: c", b"%YAML 9", b"\xff\xfe\x00",
-    b"\x00", b"\x1b", b"\xef\xbb\xbfmodel: {}", b"PK\x03\x04", b"!!int many", b"data: {limit: !!int many}", b"data: {limit: !!bool many}",
-    b"data: {path: !!binary x}", b"data: {path: !!timestamp 3}", b"data: {path: 2001-99-99}", b"data: {limit: 0b_}", b"0x" + b"f" * 5000,
-    b"data: {limit: 0x" + b"f" * 5000 + b"}",     b"data: {limit: 1:99}", b"data: !!set {a, b}", b"data: !!python/name:os.system x", b"model: &a {editor: *a}", b"data: &a [*a]", b"&a [*a]",
-    b"? [a, b]\n: c", b"? {a: b}\n: c", b"1: 2", b"null: 2", b"<<: 3", b"<<: [{model: 3}]", b"model: *none", b"model: 3\nmodel: 4",
-    b"data: " + b"[" * 300 + b"]" * 300, b"[" * 5000, b"{a: " * 5000, b"- " * 3000, b"a:\n" + b"".join(b" " * n + b"a:\n" for n in range(1, 400)),
-    b"x: [&a [1,1,1,1,1,1,1,1], &b [*a,*a,*a,*a,*a,*a,*a], &c [*b,*b,*b,*b,*b,*b], &d [*c,*c,*c,*c,*c,*c,*c], &e [*d,*d,*d,*d,*d,*d], [*e,*e,*e,*e,*e,*e]]",
-]  # fmt: skip
-"""Documents that something is known to trip over."""
 
 
 class Parsed(Exception):
@@ -78,26 +69,6 @@ def documents(draw) -> bytes:
     return draw(scarred(content)) if kind == "scarred" else content
 
 
-@st.composite
-def milder(draw, whole):
-    """Another number where there is one, mostly a right one."""
-    numbers = [at for at in places(whole) if isinstance(value_at(whole, at), int | float)]
-    if not numbers:
-        return whole
-    new = draw(st.sampled_from([0, 1, 2, 0.5, 1.5, -1, True, "1", 1e-3]))
-    return changed(whole, draw(st.sampled_from(numbers)), lambda _: new)
-
-
-def value_at(value, at):
-    for step in at:
-        value = value[step]
-    return value
-
-
-def as_yaml(value) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-
-
 @sizes(70, 2500)
 def test_damaged_files(size, parser):
     seen = {"understood": 0, "refused": 0}
@@ -113,6 +84,34 @@ def test_damaged_files(size, parser):
             seen["refused"] += 1
 
     explore(size, documents(), check)
+    assert min(seen.values()) > size.count // 20, seen
+
+
+@sizes(40, 1000)
+def test_damaged_dictionaries(size, parser):
+    """As a program gives them, which may hold what no file can."""
+    others = st.sampled_from([{1, 2}, (1, 2), b"x", Path("x"), 1j, range(3), "\0", "\ud800", {None: 1}, {3: 4}, 10**400, int])
+
+    @st.composite
+    def dictionaries(draw):
+        whole = draw(st.one_of(damaged(CONFIGS[1], 2), milder(CONFIGS[1])))
+        if draw(st.booleans()):
+            new = draw(others)
+            whole = changed(whole, draw(st.sampled_from(list(places(whole)))), lambda _: new)
+        return whole
+
+    seen = {"understood": 0, "refused": 0}
+
+    def check(config):
+        try:
+            with command():
+                parser.parse_object(copy.deepcopy(config))  # which it changes
+            seen["understood"] += 1
+        except EditError as error:
+            told(error)
+            seen["refused"] += 1
+
+    explore(size, dictionaries(), check)
     assert min(seen.values()) > size.count // 20, seen
 
 
@@ -157,6 +156,7 @@ def test_command_lines(size, parser):
                     texts,
                     st.integers().map(str),
                     st.floats().map(str),
+                    st.sampled_from(["x" * 300, "x/" * 200, "./" + "x" * 300, "editors/memit", "quickstart"]),
                     st.sampled_from(ODD).map(lambda odd: odd.decode("latin-1")),
                 )
             )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from damage import FORMATS, damaged, json_lines, scarred, texts, written
+from documents import ODD, as_yaml
 from exploring import explore, sizes, told
 from hypothesis import strategies as st
-from test_generated_options import ODD, as_yaml
 
 from lit_edit.cli import command
 from lit_edit.errors import EditError

@@ -9,13 +9,15 @@ from exploring import explore, plain, sizes, told
 from hypothesis import strategies as st
 from schemas import ROWS
 from tiny import tiny_tokenizer
+from transformers import AutoTokenizer
 
 from lit_edit.data import EditStream, JsonLines
 from lit_edit.data.ingest import KNOWN
-from lit_edit.data.source import split_where
+from lit_edit.data.source import _HUB_ID, SUFFIXES, split_where
 from lit_edit.errors import EditError, MalformedRecord
 from lit_edit.prompts import EditRows, Encoder
 
+ROOT = Path(__file__).resolve().parents[2]
 READERS = sorted(ROWS, key=lambda reader: reader.__name__)
 readers = st.sampled_from(READERS)
 
@@ -23,6 +25,7 @@ readers = st.sampled_from(READERS)
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # a real one may be large
 
 
 def rows_of(reader) -> st.SearchStrategy:
@@ -104,15 +107,61 @@ def test_damaged_files(size):
     explore(size, files(), check)
 
 
+@sizes(60, 1500)
+def test_paths(size):
+    """Whatever is given as a path; only what could be the id of a data set would be looked for elsewhere."""
+    Path("there").mkdir()
+    Path("there.jsonl").write_bytes(json_lines([ROWS[JsonLines]]))
+    parts = st.one_of(
+        texts,
+        st.sampled_from(["there", "there.jsonl", ".jsonl", ".json", ".csv.gz", "/", "..", "~", "~nobody", ":", "*", "x" * 300]),
+    )
+    paths = (
+        st.lists(parts, max_size=4)
+        .map("".join)
+        .filter(lambda path: not (_HUB_ID.fullmatch(path) and not path.endswith(SUFFIXES)))
+    )
+
+    def check(path):
+        folder = Path(path.rpartition(":")[0] or path)
+        if "\0" in path or len(path) > 100 or not folder.is_dir() or folder.resolve() == Path("there").resolve():
+            try:
+                EditStream(path=path).setup()
+                assert Path(path).name == "there.jsonl"
+            except EditError as error:
+                told(error)
+
+    explore(size, paths, check)
+
+
+@sizes(8, 150)
+def test_damaged_columns(size):
+    """Parquet, which another library reads."""
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"prompt": "{} is in", "subject": "Ann", "target": "Rome"}] * 3), "whole.parquet"
+    )
+
+    def check(content):
+        Path("facts.parquet").write_bytes(content)
+        read("facts.parquet")
+
+    explore(size, scarred(Path("whole.parquet").read_bytes()), check)
+
+
 @sizes(100, 2500)
 def test_what_gets_through_can_be_tokenised_or_is_named(size):
     """Subject, target and prompt are texts of any kind here, which mostly do name each other."""
-    encoders = [Encoder(tiny_tokenizer(bos), longest=128) for bos in (False, True)]
+    shipped = [AutoTokenizer.from_pretrained(ROOT / "checkpoints" / name) for name in ("world-gpt2", "world-llama")]
+    encoders = [Encoder(tokenizer, longest=128) for tokenizer in (tiny_tokenizer(), tiny_tokenizer(bos=True), *shipped)]
+    some = st.one_of(texts, texts, st.sampled_from(["@long:2000", "so long " * 30]))
     seen = {EditRows: 0, MalformedRecord: 0}
 
     @st.composite
     def requests(draw):
-        subject, target, other = (lengthened(draw(texts)) for _ in range(3))
+        subject, target, other = (lengthened(draw(some)) for _ in range(3))
         prompt = draw(st.sampled_from(["{}", f"{subject}", f"Is {subject} in {subject}?", f"{{}}{other}", f"{other} {{}} is"]))
         row = {**ROWS[JsonLines], "prompt": prompt, "subject": subject, "target": target}
         try:

@@ -6,16 +6,17 @@ import shutil
 import pytest
 import yaml
 from damage import damaged, scarred, written
+from documents import ODD, as_yaml
 from exploring import explore, sizes, told
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger
 from stream import editor, stream, trainer
-from test_generated_options import ODD, as_yaml
 from tiny import save_tiny
 
 from lit_edit.__main__ import main
 from lit_edit.callbacks import Generations, RetentionScores
 from lit_edit.errors import EditError
+from lit_edit.export.reading import CONFIG, read_delta
 from lit_edit.journal.records import START, sealed
 from lit_edit.report.cli import main as report
 
@@ -32,9 +33,8 @@ def whole(tmp_path_factory):
     fitted.validate(module, datamodule=data, verbose=False)
     fitted.fit(module, datamodule=data)
     next(callback for callback in fitted.callbacks if type(callback).__name__ == "Report").write(fitted, module)
-    (run / "config.yaml").write_text(
-        yaml.safe_dump({"model": {"pretrained": model}, "data": {"seed": 0, "path": "facts.jsonl"}})
-    )
+    about = {"pretrained": model, "editor": {"class_path": "MEMIT"}, "guards": [{"class_path": "REVIVE"}]}
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": about, "data": {"seed": 0, "path": "facts.jsonl"}}))
     row = {"file": "facts.jsonl", "row": 3, "field": "subject", "reason": "is missing", "record": {}}
     (run / "set_aside.jsonl").write_text(json.dumps(row) + "\n")
     return run
@@ -92,6 +92,27 @@ def test_reports_of_damaged_runs(size, whole, tmp_path):
 
     explore(size, st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), documents(whole, name))), check)
     assert min(seen.values()) > size.count // 20, seen
+
+
+@sizes(40, 1000)
+def test_exports_that_somebody_else_made(size, whole, tmp_path):
+    """What stands in the configuration of an exported edit is read as it was written, or refused."""
+    folder = tmp_path / "delta"
+    assert main(["export", str(whole), "--to", str(folder), "--format", "delta", "--batches", "2"]) == 0
+    content = (folder / CONFIG).read_bytes()
+    about, _, _ = read_delta(folder)
+    by_value = damaged(json.loads(content), 2).map(lambda found: written(found).encode())
+
+    def check(content):
+        (folder / CONFIG).write_bytes(content)
+        try:
+            found, _, changes = read_delta(folder)
+        except EditError as error:
+            told(error, str(folder))
+        else:
+            assert found["layers"] == about["layers"] and set(changes) == {0, 1}
+
+    explore(size, st.one_of(by_value, by_value, scarred(content)), check)
 
 
 @sizes(60, 2000)
