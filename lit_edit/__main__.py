@@ -8,6 +8,7 @@ from importlib import import_module
 VERBS = {
     "export": "lit_edit.export.cli",
     "journal": "lit_edit.journal.cli",
+    "plan": "lit_edit.plan.cli",
     "pretrain": "lit_edit.world.cli",
     "report": "lit_edit.report.cli",
     "study": "lit_edit.studies.cli",

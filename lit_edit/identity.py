@@ -23,7 +23,37 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
     Raises:
         EditError: if there is none under that name, it is not a causal language model, or a weight of it is not finite.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    name, config = read_config(pretrained, revision)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, dtype=dtype)
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise no_decoder(pretrained, config) from None
+        raise EditError(f"the model {pretrained} cannot be loaded: {_first(error)}") from None
+    except Exception as error:  # truncated or damaged weight files raise errors of many libraries
+        raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {_first(error)}") from None
+    tokenizer = read_tokenizer(name, pretrained, revision)
+    said = str(dtype).removeprefix("torch.")
+    weights = ((f"{name} of the model {pretrained}, loaded as {said},", value) for name, value in model.named_parameters())
+    damaged = "the files are damaged, so save or download the model again"
+    fits = dtype != torch.float16  # whose largest number is 65504
+    sound(weights, damaged if fits else f"float16 cannot hold them (--model.dtype bfloat16 and float32 can), or {damaged}")
+    return model, tokenizer
+
+
+def read_config(pretrained: str, revision: str | None) -> tuple[str | Path, Any]:
+    """What a model is called by the libraries that load it, and its configuration; no weight is looked at.
+
+    Args:
+        pretrained: folder or hub id.
+        revision: revision of a hub id.
+
+    Raises:
+        EditError: if there is none under that name.
+    """
+    from transformers import AutoConfig
 
     looks_like_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") != 1
     folder = Path(pretrained).expanduser()
@@ -35,29 +65,33 @@ def load_pretrained(pretrained: str, revision: str | None, dtype: torch.dtype) -
         raise EditError(f"the folder {pretrained} holds no config.json; --model.pretrained takes a saved Hugging Face model")
     name: str | Path = folder if folder.exists() else pretrained
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        return name, AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise EditError(f"no model {pretrained!r} was found, neither as a folder nor on the hub ({_first(error)})") from None
+
+
+def read_tokenizer(name: str | Path, pretrained: str, revision: str | None) -> Any:
+    """The tokenizer of a model.
+
+    Args:
+        name: as :func:`read_config` gives it.
+        pretrained: what the user calls it.
+        revision: revision of a hub id.
+
+    Raises:
+        EditError: if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, dtype=dtype)
-    except ValueError as error:
-        if "Unrecognized configuration class" in str(error):
-            raise EditError(
-                f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder"
-            ) from None
-        raise EditError(f"the model {pretrained} cannot be loaded: {_first(error)}") from None
-    except Exception as error:  # truncated or damaged weight files raise errors of many libraries
-        raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {_first(error)}") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(name, revision=revision)
     except Exception as error:
         raise EditError(f"the tokenizer of {pretrained} cannot be loaded: {_first(error)}") from None
-    said = str(dtype).removeprefix("torch.")
-    weights = ((f"{name} of the model {pretrained}, loaded as {said},", value) for name, value in model.named_parameters())
-    damaged = "the files are damaged, so save or download the model again"
-    fits = dtype != torch.float16  # whose largest number is 65504
-    sound(weights, damaged if fits else f"float16 cannot hold them (--model.dtype bfloat16 and float32 can), or {damaged}")
-    return model, tokenizer
+
+
+def no_decoder(pretrained: str, config: Any) -> EditError:
+    """What is said of a model that predicts no next token."""
+    return EditError(f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder")
 
 
 def _first(error: Exception) -> str:
