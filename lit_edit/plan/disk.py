@@ -17,8 +17,9 @@ RECORD = 1800
 """Bytes of a record of the journal without its requests: hashes, scalars and names."""
 REQUEST = 190
 """Bytes of a request in a record, besides its own text."""
-PATCHED = 1.5e-3
-"""Share of a weight's numbers that the journal patches, eight bytes each; measured, see docs/journal.md."""
+PATCHED = 1e-3
+"""Share of a weight's numbers that the journal patches, eight bytes each: what batches that change a weight by 1 % need, see
+docs/journal.md. It grows with the change."""
 
 
 def journal_batch(scene: Scene, requests: int, rank: int | None) -> int:

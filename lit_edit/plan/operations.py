@@ -129,23 +129,27 @@ def targets(scene: Scene, batch: BatchWork, steps: int) -> float:
     network, layer = scene.network, scene.layers[-1]
     above = len(network.anatomy.blocks) - 1 - layer
     total = 0.0
-    for part, posed in zip(batch.parts, batch.posed, strict=True):
+    for part, posed, heads in zip(batch.parts, batch.posed, batch.heads, strict=True):
         one = step(scene, part)
         total += one * (steps + BACKWARD * (steps - 1))
         total += _pass(scene, posed, layer + 1)
-        # Distinct beginnings, run once more above the layer for their attention keys and values.
-        total += _pass(scene, posed, above) * part.prefix / max(part.prefix + part.suffix, 1)
+        total += _pass(scene, heads, above)
     return total
 
 
 def keys(scene: Scene, batch: BatchWork) -> float:
-    """The incremental key pass of a batch, and the values read at every layer."""
-    layers, last = scene.layers, scene.layers[-1]
-    run = sum(_pass(scene, grid, last + 1) for grid in (*batch.bare, *batch.contexts))
-    again = sum(1 for _ in layers[1:])  # every later layer starts a block before its own
-    run += sum(_pass(scene, grid, again) for grid in (*batch.bare, *batch.contexts)) / 2
-    values = sum(last - layer + 1 + (layer > 0) for layer in layers)
-    return run + sum(_pass(scene, grid, values) for grid in batch.bare)
+    """The incremental key pass of a batch, and the values of bare prompts, read at every layer.
+
+    A pass over layer ``l`` starts from what it has kept, the output of the block before the previous edited one.
+    """
+    last = scene.layers[-1]
+    run, values, at = 0, 0, 0  # blocks; the next one that has to run
+    for layer in scene.layers:
+        run += layer + 1 - at
+        at = layer
+        values += last + 1 - at
+    total = run * sum(_pass(scene, grid, 1) for grid in (*batch.bare, *batch.contexts))
+    return total + values * sum(_pass(scene, grid, 1) for grid in batch.bare)
 
 
 def _pass(scene: Scene, grid: Grid, blocks: int) -> float:

@@ -47,10 +47,12 @@ def _what(plan: Plan) -> str:
     ranks = f", {stream['ranks']} ranks ({stream['strategy']})" if stream["ranks"] > 1 else ""
     steps = f", {stream['steps']} steps each" if stream["steps"] else ""
     aside = f" ({stream['set_aside']} set aside)" if stream["set_aside"] else ""
+    size = f"{model['parameters']:,} parameters in {model['dtype']}, {model['blocks']} blocks"
     return (
-        f"{model['pretrained']}: {model['family']}, {model['parameters']:,} parameters in {model['dtype']}, {model['blocks']} blocks\n"
+        f"{model['pretrained']}: {model['family']}, {size}\n"
         f"{model['editor']}{guards} on layers {model['layers']}, weights of {model['d_out']} x {model['d_in']}\n"
-        f"{stream['edits']:,} edits{aside} in {stream['batches']} batches of {stream['batch_size']}{steps}, on {stream['device']}{ranks}"
+        f"{stream['edits']:,} edits{aside} in {stream['batches']} batches of {stream['batch_size']}{steps}, "
+        f"on {stream['device']}{ranks}"
     )
 
 

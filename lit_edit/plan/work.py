@@ -14,7 +14,7 @@ from lit_edit.errors import EditError, MalformedRecord
 from lit_edit.packing import plant
 from lit_edit.plan.network import Network
 from lit_edit.plan.rehearsal import TargetShape
-from lit_edit.prompts import EditRows, Encoder
+from lit_edit.prompts import EditRows, Encoder, Row
 from lit_edit.request import EditRequest
 from lit_edit.target_rows import _begins
 from lit_edit.targets import TargetOptions, together
@@ -49,6 +49,8 @@ class BatchWork:
     """Parts of the target optimisation."""
     posed: tuple[Grid, ...]
     """The pass that every part starts with, whole rows up to the target layer."""
+    heads: tuple[Grid, ...]
+    """What stands before the subject's last token, each beginning once, through the blocks above the target layer."""
     bare: tuple[Grid, ...]
     """Bare prompts up to their subjects, by key pass."""
     contexts: tuple[Grid, ...]
@@ -150,7 +152,8 @@ def _batch(network: Network, rows: Sequence[EditRows], options: TargetOptions, m
     return BatchWork(
         requests=len(rows),
         parts=tuple(target_shape(part) for part in parts),
-        posed=tuple(grid(network, [row.ids for request in part for row in request.rewriting]) for part in parts),
+        posed=tuple(grid(network, [row.ids for row in laid_out(part)]) for part in parts),
+        heads=tuple(_heads(network, part) for part in parts),
         bare=tuple(bare),
         contexts=tuple(one for one in contexts if one.lines),
         rows=tuple(Grid(len(m), len(m[0].ids), False, sum(len(row.labels) for row in m)) for m in mini),
@@ -159,19 +162,26 @@ def _batch(network: Network, rows: Sequence[EditRows], options: TargetOptions, m
     )
 
 
+def laid_out(requests: Sequence[EditRows]) -> list[Row]:
+    """Rows of one part: those with answers, then the KL rows that no other row of their request begins with."""
+    rows = [row for request in requests for row in request.rewriting]
+    return rows + [request.kl for request in requests if not any(_begins(row, request.kl) for row in request.rewriting)]
+
+
+def _heads(network: Network, requests: Sequence[EditRows]) -> Grid:
+    prefixes = list(dict.fromkeys(row.ids[: row.subject] for row in laid_out(requests) if row.subject))
+    return grid(network, prefixes) if prefixes else Grid(0, 0)
+
+
 def target_shape(requests: Sequence[EditRows]) -> TargetShape:
     """The shape of one part, as :meth:`lit_edit.target_rows.Problem.pose` lays it out."""
-    rewriting = [row for request in requests for row in request.rewriting]
-    rows, spots = list(rewriting), set()
+    rows = laid_out(requests)
     place = {id(row): at for at, row in enumerate(rows)}
+    rewriting = [row for request in requests for row in request.rewriting]
+    spots = {(at, column) for at, row in enumerate(rewriting) for column, _ in row.labels}
     for request in requests:
-        own = next((row for row in request.rewriting if _begins(row, request.kl)), None)
-        if own is None:
-            rows.append(request.kl)
-            spots.add((len(rows) - 1, request.kl.subject))
-        else:
-            spots.add((place[id(own)], own.subject))
-    spots |= {(at, column) for at, row in enumerate(rewriting) for column, _ in row.labels}
+        behind = next((row for row in request.rewriting if _begins(row, request.kl)), request.kl)
+        spots.add((place[id(behind)], behind.subject))
     return TargetShape(
         requests=len(requests),
         rows=len(rows),
