@@ -90,12 +90,12 @@ def looks(scene: Scene) -> tuple[int, int]:
 
 
 def _logs(scene: Scene) -> int:
-    """CSV and TensorBoard: some fifty bytes a number and batch in each, and two pictures of 25 KB a layer and full look."""
+    """CSV and TensorBoard: some seventy bytes a number and batch in each, and two pictures of 37 KB a layer and full look."""
     count, full = looks(scene)
     numbers = 12 + 8 * len(scene.layers)
     drift = count * len(MEASURES) * len(scene.layers)
-    pictures = 2 * full * len(scene.layers) * 25_000 if scene.settings.drift_figures else 0
-    return round(75 * (len(scene.stream.batches) * numbers + drift)) + pictures
+    pictures = 2 * full * len(scene.layers) * 37_000 if scene.settings.drift_figures else 0
+    return round(150 * (len(scene.stream.batches) * numbers + drift)) + pictures
 
 
 def free_bytes(folder: Path) -> int:

@@ -70,7 +70,7 @@ def _moments(scene: Scene, missing: int) -> Work:
     if not tokens:
         return Work("second moments")
     length = scene.row_tokens
-    run = scene.network.block_operations(tokens, length, scene.layers[-1] + 1) / scene.workers
+    run = scene.network.block_operations(tokens * scene.padding, length, scene.layers[-1] + 1) / scene.workers
     panel = max(512, -(-d_in // 8))
     above = sum(min(panel, d_in - start) * (d_in - start) for start in range(0, d_in, panel))
     sketches = 2 * 2 * 32 * d_in
@@ -239,7 +239,8 @@ def evaluations(scene: Scene) -> tuple[float, int]:
         done += size
         if settings.val_every and number % settings.val_every == 0:
             scored, count = scored + len(spread(done, scene.review)), count + 1
-    if settings.final:
+    known = settings.val_every and len(scene.stream.batches) % settings.val_every == 0 and total <= scene.review
+    if settings.final and not known:  # else the last validation was of all edits
         scored, count = scored + total, count + 1
     return scored, int(count)
 

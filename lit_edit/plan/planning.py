@@ -15,6 +15,7 @@ from lit_edit.plan import cached as caches
 from lit_edit.plan.advice import advice
 from lit_edit.plan.calibration import calibrate as measure
 from lit_edit.plan.calibration import timed
+from lit_edit.plan.corpora import corpus_rows
 from lit_edit.plan.disk import disk_of
 from lit_edit.plan.listening import of_edits, of_probes
 from lit_edit.plan.machine import available, device_of, resident
@@ -134,6 +135,8 @@ def scene_of(
     counted = StreamWork(tuple(sizes), tuple(batches), aside)
     scoring, scored = of_edits(network, encoder, stream.requests, stream.scored_at_once)
     probes = of_probes(network, encoder, stream.probes, stream.probe_batch_size, notes.append)
+    moment_tokens = _moment_tokens(model, anatomy.d_inner)
+    row_tokens, padding = corpus_rows(model.corpus, anatomy, encoder, moment_tokens)
     _say(notes, network, model, counted)
     return Scene(
         network=network,
@@ -146,8 +149,10 @@ def scene_of(
         device=device_of(settings.device),
         stream=counted,
         state=state_of(editor, len(chosen), anatomy.d_model, anatomy.d_inner, counted.sizes),
-        moment_tokens=_moment_tokens(model, anatomy.d_inner),
+        moment_tokens=moment_tokens,
         corpus=None if model.moments_from else model.corpus,
+        row_tokens=row_tokens,
+        padding=padding,
         wants_spectra=bool(settings.drift_every) or any(guard.needs_spectrum for guard in guards),
         scoring=scoring,
         scored=scored,

@@ -38,6 +38,10 @@ class Scene:
     """Tokens for the second moments; 0 where none are needed or they are imported."""
     corpus: Any
     """Where these come from; ``None`` for imported ones."""
+    row_tokens: int
+    """Tokens of the longest row of the corpus."""
+    padding: float
+    """Padded tokens for every token of the corpus."""
     wants_spectra: bool
     scoring: tuple[Grid, ...]
     """Forward passes of scoring :attr:`scored` edits."""
@@ -55,12 +59,6 @@ class Scene:
     def shape(self) -> tuple[int, int]:
         """``d_out`` and ``d_in`` of the edited weights."""
         return self.network.anatomy.d_model, self.network.anatomy.d_inner
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of a row of the corpus."""
-        found = getattr(self.corpus, "length", None) or getattr(self.corpus, "max_tokens", None) or 64
-        return max(1, min(int(found), self.network.anatomy.positions, self.moment_tokens or 1))
 
     @property
     def workers(self) -> int:

@@ -71,11 +71,12 @@ def state_of(editor: Editor, layers: int, d_out: int, d_in: int, sizes: Sequence
     portions = [1] * sum(sizes) if getattr(editor, "in_order", False) else [size for size in sizes if size]
     for size in portions if growing else ():
         before = _buffers(held)
+        most = max([most, *map(len, histories)])  # a batch's keys are applied when the next one is solved for
         for module in growing:
             _append(module, size, d_out, d_in)
         now = _buffers(held)
         replaced = max(replaced, before) if now != before else replaced
-        largest, most = max(largest, now), max([most, *map(len, histories)])
+        largest = max(largest, now)
     working = _thin(most, portions[0], d_in) if most else 0
     working += sum(8 * d_in**2 for history in histories if history.folded.numel())  # the folded metric, inverted
     working += sum(8 * d_in**2 for one in growing if isinstance(one, Account) and one.gram.numel())

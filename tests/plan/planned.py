@@ -47,7 +47,9 @@ def options(folder: Path, family: str, editor: str, edits: int, *more: str) -> l
         *("--model.pretrained", save_model(family, folder / "model")),
         *("--model.editor", editor, "--model.guards", "null", "--model.corpus", "SampledCorpus"),
         *("--model.layers", "[0,1]", "--model.moment_tokens", "4096", "--model.cache_dir", str(folder / "cache")),
-        *("--model.targets.steps", "4", "--model.targets.stop_loss", "0", "--model.targets.context_starts", "[Therefore]"),
+        *("--model.targets.steps", "4", "--model.targets.stop_loss", "0", "--model.targets.contexts", "0"),
+        # Small steps: the journal's patch is what it is where a batch changes the weights by a percent or less.
+        *("--model.targets.lr", "0.02"),
         *("--data.source", "null", "--data.path", write_facts(folder / "facts.jsonl", edits)),
         *("--data.batch_size", "20", "--data.probes", "null", "--run_dir", str(folder / "run")),
         *(
@@ -64,27 +66,23 @@ def options(folder: Path, family: str, editor: str, edits: int, *more: str) -> l
     ]
 
 
-def plan(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """What the command line says of a run, as it writes it."""
-    from lit_edit.__main__ import main
-
+def planned(arguments: list[str], folder: Path) -> dict[str, Any]:
+    """What the command line says of a run, in a process of its own: memory is measured there."""
     told = folder / "plan.json"
-    assert main(["plan", *arguments, "--calibrate", "false", "--json", str(told)]) == 0
+    _process(["-m", "lit_edit", "plan", *arguments, "--calibrate", "false", "--json", str(told)])
     return json.loads(told.read_text(encoding="utf-8"))
 
 
 def measured(what: str, arguments: list[str], folder: Path) -> dict[str, Any]:
-    """What a real run of it took, in a process of its own."""
+    """What a real run of it took, in a process of its own: ``counted`` step by step, or ``resident`` as it is."""
     told = folder / "measured.json"
-    root = Path(__file__).resolve().parents[2]
-    paths = [str(root), *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, str(MEASURER), str(told), what, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    _process([str(MEASURER), str(told), what, *arguments])
     return json.loads(told.read_text(encoding="utf-8"))
+
+
+def _process(arguments: list[str]) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
