@@ -259,7 +259,7 @@ def _walk(scene: Scene) -> list[Part]:
     largest = max((_forward(scene, grid, scene.layers[-1]) for grid in grids), default=0)
     closed = closed_directions(scene.editor, d_in, sum(scene.stream.sizes))
     # The weight so far, the change in float64 and in float32, and what one layer's solve multiplies.
-    solving = (4 + 8 + 4 + 4) * d_out * d_in + 8 * 4 * n * d_in + 8 * (2 * closed * d_in + closed**2 * 2)
+    solving = (4 + 8 + 4) * d_out * d_in + 8 * 4 * n * d_in + 8 * (2 * closed * d_in + closed**2 * 2)
     return [
         Part("changes", _weights(scene, 4), "of the batch, as the model shows them"),
         Part("hidden states of the keys", states),

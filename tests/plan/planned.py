@@ -49,7 +49,7 @@ def options(folder: Path, family: str, editor: str, edits: int, *more: str) -> l
         *("--model.layers", "[0,1]", "--model.moment_tokens", "4096", "--model.cache_dir", str(folder / "cache")),
         *("--model.targets.steps", "4", "--model.targets.stop_loss", "0", "--model.targets.contexts", "0"),
         # Small steps: the journal's patch is what it is where a batch changes the weights by a percent or less.
-        *("--model.targets.lr", "0.02"),
+        *("--model.targets.lr", "0.001"),
         *("--data.source", "null", "--data.path", write_facts(folder / "facts.jsonl", edits)),
         *("--data.batch_size", "20", "--data.probes", "null", "--run_dir", str(folder / "run")),
         *(
