@@ -14,6 +14,7 @@ import lit_edit
 from lit_edit import ContinualEditor, EditStream, RunSettings, TargetOptions
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
+from lit_edit.corpus import SampledCorpus
 from lit_edit.editors import FT, MEMIT, AlphaEdit, UltraEdit
 from lit_edit.guards import REVIVE
 from lit_edit.plan import planning
@@ -192,7 +193,8 @@ def test_what_does_not_fit_says_what_would(bare, facts, tmp_path, monkeypatch, c
 
 def test_fewer_requests_are_advised_where_the_targets_decide(bare, facts, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "resident", lambda: 0)
-    options = {"moment_tokens": 64, "targets": TargetOptions(contexts=8)}
+    corpus = SampledCorpus(length=4, rows_at_once=2)
+    options = {"moment_tokens": 64, "corpus": corpus, "targets": TargetOptions(contexts=30)}
     plan, _ = of(bare, facts, tmp_path, **options)
     others = max(one.bytes for one in plan.memory.phases if one.name != "targets")
     assert plan.memory.largest.name == "targets"
