@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lit_edit.export import EditDelta, Exported, export_model
     from lit_edit.guards import REVIVE, Guard
     from lit_edit.module import ContinualEditor
+    from lit_edit.plan.planning import plan_run
+    from lit_edit.plan.result import Plan
+    from lit_edit.plan.settings import RunSettings
     from lit_edit.request import EditBatch, EditRequest
     from lit_edit.targets import TargetOptions
 
@@ -31,10 +34,13 @@ _WHERE = {
     "Exported": "lit_edit.export",
     "Guard": "lit_edit.guards",
     "MEMIT": "lit_edit.editors",
+    "Plan": "lit_edit.plan.result",
     "REVIVE": "lit_edit.guards",
+    "RunSettings": "lit_edit.plan.settings",
     "TargetOptions": "lit_edit.targets",
     "examine": "lit_edit.doctor",
     "export_model": "lit_edit.export",
+    "plan_run": "lit_edit.plan.planning",
 }
 
 __all__ = [
@@ -50,9 +56,12 @@ __all__ = [
     "Examination",
     "Exported",
     "Guard",
+    "Plan",
+    "RunSettings",
     "TargetOptions",
     "examine",
     "export_model",
+    "plan_run",
 ]
 __version__ = "0.1.0"
 

@@ -10,6 +10,7 @@ VERBS = {
     "doctor": "lit_edit.doctor.cli",
     "export": "lit_edit.export.cli",
     "journal": "lit_edit.journal.cli",
+    "plan": "lit_edit.plan.cli",
     "pretrain": "lit_edit.world.cli",
     "report": "lit_edit.report.cli",
     "study": "lit_edit.studies.cli",

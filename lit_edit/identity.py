@@ -39,49 +39,87 @@ def load_pretrained(
         EditError: if there is none under that name, none that can be edited (see :mod:`lit_edit.refusals`), or one of whose
             weights is not finite.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    folder = named(pretrained, "--model.pretrained")
-    if not folder.exists():
-        folder = model_path(pretrained) or folder
-    refuse_folder(pretrained, folder)
-    name: str | Path = folder if folder.exists() else pretrained
-    # Told explicitly: where nothing is said, transformers asks on the terminal and waits.
+    name, config = read_config(pretrained, revision, trust_remote_code)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if not folder.exists():
-        adapter_on_hub(pretrained, revision)
-    try:
-        config = AutoConfig.from_pretrained(name, **common)
-    except (OSError, ValueError) as error:
-        raise not_found(pretrained, revision, error) from None
-    refuse_config(pretrained, config)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **common)
     except ValueError as error:
         if "custom code" in str(error):
             raise foreign_code(pretrained) from None
         if "Unrecognized configuration class" in str(error):
-            raise EditError(
-                f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder"
-            ) from None
+            raise no_decoder(pretrained, config) from None
         raise EditError(f"the model {pretrained} cannot be loaded: {first_line(error)}") from None
     except Exception as error:  # truncated or damaged weight files raise errors of many libraries
         raise EditError(f"the model {pretrained} cannot be loaded: {type(error).__name__}: {first_line(error)}") from None
     saved_as = ", ".join(getattr(config, "architectures", None) or ["saved as no particular class"])
     model, found = loaded
     refuse_missing(pretrained, found["missing_keys"], dict(model.named_parameters()), saved_as)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **common)
-    except Exception as error:
-        raise no_tokenizer(pretrained, error) from None
-    if not tokenizer.vocab_size:  # some families make one out of nothing
-        raise no_tokenizer(pretrained, None)
+    tokenizer = read_tokenizer(name, pretrained, revision, trust_remote_code)
     said = str(dtype).removeprefix("torch.")
     weights = ((f"{name} of the model {pretrained}, loaded as {said},", value) for name, value in model.named_parameters())
     damaged = "the files are damaged, so save or download the model again"
     fits = dtype != torch.float16  # whose largest number is 65504
     sound(weights, damaged if fits else f"float16 cannot hold them (--model.dtype bfloat16 and float32 can), or {damaged}")
     return model, tokenizer
+
+
+def read_config(pretrained: str, revision: str | None, trust_remote_code: bool = False) -> tuple[str | Path, Any]:
+    """What a model is called by the libraries that load it, and its configuration; no weight is looked at.
+
+    Args:
+        pretrained: folder, hub id, or name of a model that comes with the project.
+        revision: revision of a hub id.
+        trust_remote_code: see :func:`load_pretrained`.
+
+    Raises:
+        EditError: if there is none under that name, or none that can be edited.
+    """
+    from transformers import AutoConfig
+
+    folder = named(pretrained, "--model.pretrained")
+    if not folder.exists():
+        folder = model_path(pretrained) or folder
+    refuse_folder(pretrained, folder)
+    name: str | Path = folder if folder.exists() else pretrained
+    if not folder.exists():
+        adapter_on_hub(pretrained, revision)
+    try:
+        # Told explicitly: where nothing is said, transformers asks on the terminal and waits.
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise not_found(pretrained, revision, error) from None
+    refuse_config(pretrained, config)
+    return name, config
+
+
+def read_tokenizer(name: str | Path, pretrained: str, revision: str | None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model.
+
+    Args:
+        name: as :func:`read_config` gives it.
+        pretrained: what the user calls it.
+        revision: revision of a hub id.
+        trust_remote_code: see :func:`load_pretrained`.
+
+    Raises:
+        EditError: if there is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise no_tokenizer(pretrained, error) from None
+    if not tokenizer.vocab_size:  # some families make one out of nothing
+        raise no_tokenizer(pretrained, None)
+    return tokenizer
+
+
+def no_decoder(pretrained: str, config: Any) -> EditError:
+    """What is said of a model that predicts no next token."""
+    return EditError(f"{pretrained} is a {config.model_type} model, not a causal language model; editing needs a decoder")
 
 
 def check_identity(checkpoint: dict[str, Any], expected: dict[str, Any], tensors: set[str]) -> dict[str, Any]:

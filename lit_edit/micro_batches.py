@@ -149,6 +149,11 @@ def halving(
     return [part for half in (items[:middle], items[middle:]) for part in halving(half, run, what, advice, room, cost)]
 
 
+def is_weight(kept: Tensor) -> bool:
+    """Whether what autograd keeps is a parameter or a view of one (a projection keeps its weight transposed)."""
+    return isinstance(kept, torch.nn.Parameter) or isinstance(kept._base, torch.nn.Parameter)
+
+
 @contextmanager
 def within(budget: float | None) -> Iterator[None]:
     """Count what a forward pass keeps for its backward pass.
@@ -168,7 +173,7 @@ def within(budget: float | None) -> Iterator[None]:
     def count(kept: Tensor) -> Tensor:
         nonlocal left
         place = kept.untyped_storage().data_ptr()
-        if place not in known and not isinstance(kept, torch.nn.Parameter):
+        if place not in known and not is_weight(kept):
             known.add(place)
             left -= kept.untyped_storage().nbytes()
             if left < 0:

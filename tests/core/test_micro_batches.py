@@ -118,3 +118,12 @@ def test_other_errors_pass():
 
     with pytest.raises(RuntimeError, match="shapes"):
         halving([1, 2], broken, "it")
+
+
+def test_weights_are_there_anyway_and_do_not_count_as_kept():
+    layer = torch.nn.Linear(256, 256, bias=False).requires_grad_(False)  # 256 KiB; autograd keeps it transposed
+    rows = torch.ones(2, 4, 256, requires_grad=True)
+    with within(16 / 2**20):
+        (layer(rows) * rows).sum().backward()
+    with pytest.raises(TooLarge), within(8 / 2**20):
+        (layer(rows) * rows).sum()

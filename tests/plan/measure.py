@@ -1,0 +1,91 @@
+"""A real run in a process of its own: its memory, its operations by phase, and what it wrote. Started by planned.measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_edit import cli, module
+from lit_edit.edited import EditedModel
+from lit_edit.evaluation import Evaluated
+
+torch.set_num_threads(1)
+peaks: dict[str, int] = {}
+operations: dict[str, float] = {}
+models: list[module.ContinualEditor] = []
+
+
+def followed(name: str, owner: Any, method: str) -> None:
+    """Note the operations and the live bytes of a method."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from lit_edit.plan.meter import Live
+
+    inner = getattr(owner, method)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        with FlopCounterMode(display=False) as counter, Live() as live:
+            found = inner(*args, **kwargs)
+        operations[name] = operations.get(name, 0) + counter.get_total_flops()
+        peaks[name] = max(peaks.get(name, 0), live.peak)
+        return found
+
+    setattr(owner, method, outer)
+
+
+def remembered(method: Any) -> Any:
+    def outer(self: Any) -> None:
+        models.append(self)
+        method(self)
+
+    return outer
+
+
+def size(run: Path, *patterns: str) -> int:
+    """Bytes of files, each once however many names it has."""
+    found = {path.stat().st_ino: path.stat().st_size for name in patterns for path in run.glob(name) if path.is_file()}
+    return sum(found.values())
+
+
+def state(model: module.ContinualEditor) -> dict[str, int]:
+    """Bytes of what the editor keeps."""
+    found = {"buffers": sum(value.nbytes for value in model.editor.buffers()), "inverses": 0, "applied": 0}
+    for metric in model.editor._start.values():
+        found["inverses"] += metric.inverse.nbytes
+    for history in model.editor.earlier.values():
+        thin = history._thin
+        found["applied"] += sum(part._store.untyped_storage().nbytes() for part in (thin.history, thin.applied))
+        found["applied"] += thin.factor.nbytes
+    return found
+
+
+if __name__ == "__main__":
+    told, what, *arguments = sys.argv[1:]
+    sys.argv = ["lit-edit", "fit", *arguments]
+    if what == "counted":
+        followed("targets", module.ContinualEditor, "_aimed")
+        followed("walk", module.ContinualEditor, "backward")
+        followed("prepare", EditedModel, "prepare")
+        followed("evaluate", Evaluated, "score")
+    else:
+        importlib.import_module("transformers.models.llama.modeling_llama")
+    module.ContinualEditor.on_train_end = remembered(module.ContinualEditor.on_train_end)
+    cli.main(["fit", *arguments])
+    run = Path(arguments[arguments.index("--run_dir") + 1])
+    found = {
+        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peaks": peaks,
+        "operations": operations,
+        **state(models[0]),
+        "journal": size(run, "journal.jsonl", "journal/*"),
+        "newest": size(run, "checkpoints/last.ckpt"),
+        "checkpoints": size(run, "checkpoints/*"),
+        "logs": size(run, "csv/**/*", "tensorboard/**/*"),
+    }
+    Path(told).write_text(json.dumps(found), encoding="utf-8")
