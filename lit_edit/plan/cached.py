@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.plan.network import Network
 from lit_edit.plan.result import Cached

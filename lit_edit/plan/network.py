@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lit_edit.anatomy import Anatomy, _find_blocks, _find_down, hidden_of, is_transposed
+from lit_edit.anatomy import Anatomy
+from lit_edit.decoder import find_blocks, find_down, hidden_of, is_transposed
 from lit_edit.errors import EditError
 from lit_edit.identity import no_decoder, read_config
 
@@ -65,8 +66,8 @@ class Network:
         if getattr(config, "is_encoder_decoder", False):
             raise no_decoder(name, config)
         kind = type(model).__name__
-        blocks_name, blocks = _find_blocks(model, int(text.num_hidden_layers), kind)
-        down = _find_down(blocks, int(text.hidden_size), kind)
+        blocks_name, blocks = find_blocks(model, int(text.num_hidden_layers), kind)
+        down = find_down(blocks, int(text.hidden_size), kind)
         after = next((n for n in ("post_feedforward_layernorm", "post_mlp_layernorm") if hasattr(blocks[0], n)), None)
         packs = text.model_type not in _WHOLE_ROWS
         anatomy = Anatomy(model, blocks_name, down, after, _is_tuple(model, blocks[0], mode), continues=True, packs=packs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +160,7 @@ def scene_of(
         probes=probes,
         at_once=8192,
         minibatch=minibatch,
-        review=stream.review,
+        review=sys.maxsize if stream.review is None else stream.review,
     )
 
 
