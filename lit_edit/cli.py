@@ -51,9 +51,9 @@ DESCRIPTION = (
     "(--ckpt_path), predict writes down what the model says. More verbs have options of their own: 'lit-edit study NAME "
     "--config FILE' runs an experiment on spectra or streams, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit "
     "verify DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains the embedded "
-    "model anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs, 'lit-edit journal VERB "
-    "RUN' shows, verifies, replays and takes back what a run has written, 'lit-edit plan --config FILE' says what a run will cost, 'lit-edit export RUN --to DIR' writes its edited "
-    "model for others to load."
+    "model anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs, 'lit-edit plan --config "
+    "FILE' says what a run will cost, 'lit-edit journal VERB RUN' shows, verifies, replays and takes back what a run has "
+    "written, 'lit-edit export RUN --to DIR' writes its edited model for others to load."
 )
 VERBS = {
     "fit": "Edit a stream of facts, batch after batch.",
