@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import torch
 
-from lit_edit.plan.memory import target_part
+from lit_edit.plan.memory import rehearsed, target_part
 from lit_edit.plan.result import Disk, Memory
 from lit_edit.plan.scene import Scene
 from lit_edit.plan.state import needs_targets
@@ -56,8 +54,6 @@ def _fewer_at_once(scene: Scene, memory: Memory) -> str | None:
     part, held = target_part(scene)
     room = memory.available // memory.ranks_here - (targets.bytes - held.peak)
     at_once = part.requests
-    from lit_edit.plan.memory import rehearsed
-
     while at_once > 1:
         part, at_once = part.halved(), -(-at_once // 2)
         if rehearsed(scene, part).peak <= room:
@@ -89,11 +85,3 @@ def _sharded(scene: Scene, other: Callable[..., Memory]) -> str | None:
             return f"--trainer.strategy sharded --trainer.devices {ranks}"
         ranks *= 2
     return None
-
-
-def with_ranks(scene: Scene, ranks: int) -> Scene:
-    """The same run on more devices."""
-    return replace(scene, settings=replace(scene.settings, ranks=ranks, strategy="sharded"))
-
-
-__all__: list[Any] = ["advice"]

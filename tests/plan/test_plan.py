@@ -14,7 +14,6 @@ import lit_edit
 from lit_edit import ContinualEditor, EditStream, RunSettings, TargetOptions
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
-from lit_edit.corpus import SampledCorpus
 from lit_edit.editors import FT, MEMIT, AlphaEdit, UltraEdit
 from lit_edit.guards import REVIVE
 from lit_edit.plan import planning
@@ -191,22 +190,6 @@ def test_what_does_not_fit_says_what_would(bare, facts, tmp_path, monkeypatch, c
     assert of(bare, facts, tmp_path, layers=[1])[0].memory.fits
 
 
-def test_fewer_requests_are_advised_where_the_targets_decide(bare, facts, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "resident", lambda: 0)
-    corpus = SampledCorpus(length=4, rows_at_once=2)
-    options = {"moment_tokens": 64, "corpus": corpus, "targets": TargetOptions(contexts=30)}
-    plan, _ = of(bare, facts, tmp_path, **options)
-    others = max(one.bytes for one in plan.memory.phases if one.name != "targets")
-    assert plan.memory.largest.name == "targets"
-    room = (others + plan.memory.largest.bytes) // 2
-    monkeypatch.setattr(planning, "available", lambda device: room)
-    plan, _ = of(bare, facts, tmp_path, **options)
-    assert not plan.fits
-    count = int(plan.advice[0].split("requests_at_once ")[1].split()[0])
-    options["targets"] = replace(options["targets"], requests_at_once=count)
-    assert of(bare, facts, tmp_path, **options)[0].fits
-
-
 def test_a_full_disk_does_not_fit(bare, facts, tmp_path, monkeypatch):
     monkeypatch.setattr("lit_edit.plan.disk.free_bytes", lambda folder: 1000)
     plan, _ = of(bare, facts, tmp_path)
@@ -219,7 +202,7 @@ def test_devices_for_a_sharded_model_are_counted(bare, facts, tmp_path, monkeypa
     model = ContinualEditor(bare, MEMIT(lam=10.0), layers=[0], cache_dir=str(tmp_path / "cache"))
     stream = EditStream(path=facts, batch_size=8)
     stream.setup("fit")
-    network = Network.from_config(AutoConfig.for_model("gpt2", n_embd=64, n_layer=24, n_head=4), torch.float32)
+    network = Network.from_config(AutoConfig.for_model("gpt2", n_embd=64, n_layer=12, n_head=4), torch.float32)
     encoder = Encoder(tiny_tokenizer(), network.anatomy.positions)
     scene = planning.scene_of(network, encoder, model, stream, settings(tmp_path), [])
     whole = memory_of(scene)
