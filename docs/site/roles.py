@@ -9,7 +9,9 @@ from typing import Any
 from griffe import Extension, Object
 
 _ROLE = re.compile(r":(?P<role>math|class|func|meth|mod|data|attr|exc):`(?P<text>[^`]+)`", re.DOTALL)
-_BLOCK = re.compile(r"^(?P<indent>[ ]*)\.\. math::[ ]*(?P<same>[^\n]*)\n(?P<body>(?:\n|(?P=indent)[ ]+[^\n]*\n?)*)", re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?P<indent>[ ]*)\.\. math::[ ]*(?P<same>[^\n]*)\n(?P<body>(?:\n|(?P=indent)[ ]+[^\n]*\n?)*)", re.MULTILINE
+)
 _EXAMPLE = re.compile(r"^(?P<indent>[ ]*)>>> .*(?:\n[ ]*\S.*)*", re.MULTILINE)
 
 

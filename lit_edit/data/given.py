@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lit_edit.data.jsonlines import JsonLines
+from lit_edit.data.reader import kind
 from lit_edit.data.source import FactSource
 from lit_edit.errors import EditError, MalformedRecord
 from lit_edit.request import EditRequest
@@ -42,7 +43,7 @@ def _request(record: dict[str, Any] | EditRequest, number: int) -> EditRequest:
         return record
     where = f"fact {number}"
     if not isinstance(record, dict):
-        raise EditError(f"{where} is a {type(record).__name__}; a fact is a dict with prompt, subject and target, or an EditRequest")
+        raise EditError(f"{where} is {kind(record)}; a fact is a dict with prompt, subject and target, or an EditRequest")
     try:
         return JsonLines().request(record, where, number)
     except MalformedRecord as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pages
 import pytest
+import yaml
 from stream import facts
 from tiny import save_tiny
 
@@ -54,6 +55,10 @@ def furnished(tmp_path_factory):
     (folder / "runs").mkdir()
     for name in ("quickstart", "mine", "long", "two", "revive", "none"):
         shutil.copytree(folder / "RUN", folder / "runs" / name)
+        config = folder / "runs" / name / "config.yaml"  # of a run over the embedded world's facts, as those of the pages are
+        said = yaml.safe_load(config.read_text(encoding="utf-8"))
+        said["data"] |= {"path": None, "source": {"class_path": "lit_edit.data.WorldFacts", "init_args": {"n": 6}}}
+        config.write_text(yaml.safe_dump(said), encoding="utf-8")
     return folder
 
 

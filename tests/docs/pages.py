@@ -12,7 +12,21 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 _FENCE = re.compile(r"^(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r'title="([^"]+)"')
-PROGRAMS = ("lit-edit", "pip", "pytest", "python", "tensorboard", "torchrun", "srun", "ruff", "mypy", "mkdocs", "ls", "cat", "export")
+PROGRAMS = (
+    "lit-edit",
+    "pip",
+    "pytest",
+    "python",
+    "tensorboard",
+    "torchrun",
+    "srun",
+    "ruff",
+    "mypy",
+    "mkdocs",
+    "ls",
+    "cat",
+    "export",
+)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import importlib.util
 import inspect
 import runpy
@@ -31,6 +33,7 @@ def up_to_the_work() -> Iterator[None]:
     """Commands parse, build what they are about, and stop."""
     from lit_edit.cli import EditCLI
     from lit_edit.studies import cli as studies
+    from lit_edit.world.cli import PretrainCLI
 
     parse = argparse.ArgumentParser.parse_args
 
@@ -41,6 +44,13 @@ def up_to_the_work() -> Iterator[None]:
     def begun(*_: Any, **__: Any) -> None:
         raise Parsed
 
+    def begun_after(call: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            call(*args, **kwargs)
+            raise Parsed
+
+        return wrapped
+
     def measured(folder: Any, *_: Any, **__: Any) -> None:
         assert folder.study.points()
         raise Parsed
@@ -49,7 +59,7 @@ def up_to_the_work() -> Iterator[None]:
         patch.object(argparse.ArgumentParser, "parse_args", parsed),
         patch.object(EditCLI, "_run_subcommand", begun),
         patch.object(studies, "run", measured),
-        patch("lightning.pytorch.trainer.Trainer.fit", begun),
+        patch("lit_edit.world.cli.PretrainCLI.instantiate_classes", begun_after(PretrainCLI.instantiate_classes)),
     ):
         yield
 
@@ -154,15 +164,20 @@ def known_options() -> set[str]:
     from lit_edit.studies.cli import parser_of, study_class
 
     found: set[str] = {"help", "version"}
-    with patch.object(sys, "argv", ["lit-edit"]):
-        command_line = EditCLI([], run=False)
-    runs = command_line.setup_parser_of_verbs() if hasattr(command_line, "setup_parser_of_verbs") else command_line.parser
-    found |= set(_names(runs)) | {"ckpt_path"}
-    for name in STUDIES:
-        found |= set(_names(parser_of(name, study_class(name))))
 
     class Seen(Exception):
         pass
+
+    def verbs(self: EditCLI, *_: Any) -> None:
+        for parser in self._subcommand_parsers.values():
+            found.update(_names(parser))
+        raise Seen
+
+    with patch.object(EditCLI, "parse_arguments", verbs), contextlib.suppress(Seen):
+        EditCLI(["fit"])
+    assert {"ckpt_path", "model.pretrained", "run_dir"} <= found
+    for name in STUDIES:
+        found |= set(_names(parser_of(name, study_class(name))))
 
     def look(self: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         found.update(_names(self))

@@ -32,7 +32,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
     """Everything a command prints; it has to end well."""
-    done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False
+    )
     printed = done.stdout.decode("utf-8", "replace").replace("\r", "\n")
     assert done.returncode == 0, f"{shlex.join(command)} ended with {done.returncode}:\n{printed[-3000:]}"
     return printed

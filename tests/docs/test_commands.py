@@ -35,11 +35,9 @@ def test_a_wrong_command_is_found(place):
         "python benchmarks/run.py tpu",
         "make docs",
     ):
-        block = pages.Block("page", 1, "bash", "", wrong)
-        with pytest.raises((AssertionError, SystemExit, Exception)) as caught:  # noqa: B017, PT011
-            for words in pages.commands(block):
+        with pytest.raises((AssertionError, SystemExit)):
+            for words in pages.commands(pages.Block("page", 1, "bash", "", wrong)):
                 parsing.check(words)
-        assert not isinstance(caught.value, parsing.Parsed), wrong
 
 
 @pytest.mark.parametrize("path", pages.PAGES, ids=pages.named)
@@ -50,7 +48,8 @@ def test_no_command_hides_in_a_block_that_is_not_checked(path):
         (name, line)
         for name, block in kinds.items()
         for line in block.body.splitlines()
-        if block.language not in ("bash", "text", "python", "yaml") and re.match(r"\s*(lit-edit|pip|pytest|python|torchrun) ", line)
+        if block.language not in ("bash", "text", "python", "yaml")
+        and re.match(r"\s*(lit-edit|pip|pytest|python|torchrun) ", line)
     ]
     assert not hidden
     assert not re.findall(r"^ {4,}(?:lit-edit|pip|pytest|python|torchrun) .*$", pages.prose(path), re.MULTILINE)
@@ -104,6 +103,8 @@ def test_links_lead_somewhere(path):
 def test_files_and_configurations_that_are_named_exist(path):
     names = set(config_names())
     for code in pages.inline(path):
+        if re.search(r"\b(NAME|MODEL|EDITOR)\b", code):
+            continue
         if re.fullmatch(r"(tests|configs|docs|lit_edit|benchmarks)/[\w./*-]*", code):
             assert list(pages.ROOT.glob(code.rstrip("/"))), f"{pages.named(path)} names {code}"
         elif match := re.match(rf"(?:.* )?((?:{'|'.join(KINDS)})/[a-z][\w.-]*[\w])(?= |$)", code):
