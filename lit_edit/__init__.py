@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_edit.data import EditStream
+    from lit_edit.data import EditStream, Facts
     from lit_edit.doctor import Examination, examine
     from lit_edit.editors import MEMIT, Editor
     from lit_edit.errors import EditError
@@ -32,6 +32,7 @@ _WHERE = {
     "Editor": "lit_edit.editors",
     "Examination": "lit_edit.doctor",
     "Exported": "lit_edit.export",
+    "Facts": "lit_edit.data",
     "Guard": "lit_edit.guards",
     "MEMIT": "lit_edit.editors",
     "Plan": "lit_edit.plan.result",
@@ -55,6 +56,7 @@ __all__ = [
     "Editor",
     "Examination",
     "Exported",
+    "Facts",
     "Guard",
     "Plan",
     "RunSettings",

@@ -7,6 +7,7 @@ and ``stream`` is the ``LightningDataModule`` around them.
 
 from lit_edit.data.counterfact import CounterFact
 from lit_edit.data.easyedit import EasyEdit
+from lit_edit.data.given import Facts
 from lit_edit.data.jsonlines import JsonLines
 from lit_edit.data.mquake import MQuAKE
 from lit_edit.data.qaedit import QAEdit
@@ -21,6 +22,7 @@ __all__ = [
     "EasyEdit",
     "EditStream",
     "FactSource",
+    "Facts",
     "JsonLines",
     "MQuAKE",
     "QAEdit",

@@ -24,6 +24,7 @@ from lit_edit.documents import load_yaml
 from lit_edit.errors import EditError
 from lit_edit.journal import finite
 from lit_edit.module import ContinualEditor
+from lit_edit.packaged import config_path
 from lit_edit.run_folder import RunFolder
 from lit_edit.studies.base import Point, Result, Study
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     Base = os.PathLike[str] | str
 else:
     Base = Path_fr | str
-"""A configuration file; in a study's own configuration it is looked for beside that file."""
+"""A configuration file, in a study's own configuration looked for beside that file; or a name of ``lit-edit configs``."""
 
 SEED = "$seed"
 """Stands for the seed of the arm, anywhere in its options."""
@@ -59,7 +60,7 @@ class StreamStudy(Study):
     """Base of the studies whose points are runs.
 
     Args:
-        base: configuration of ``lit-edit fit`` that all arms start from.
+        base: configuration of ``lit-edit fit`` that all arms start from, a file or a name.
         options: changes of it for all arms, e.g. ``{data.batch_size: 50}``. A value that names a YAML file is looked for beside
             the base configuration first; ``$seed``, anywhere in a value, is the seed of the arm.
         keep_checkpoints: leave the checkpoints of finished arms on disk.
@@ -69,7 +70,7 @@ class StreamStudy(Study):
     """
 
     def __init__(self, base: Base, options: Mapping[str, Any] | None = None, keep_checkpoints: bool = False) -> None:
-        self.base = Path(os.path.abspath(base))
+        self.base = (None if Path(base).is_file() else config_path(str(base))) or Path(os.path.abspath(base))
         self.options = dict(options or {})
         self.keep_checkpoints = keep_checkpoints
         try:
