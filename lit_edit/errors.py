@@ -7,6 +7,7 @@ import reprlib
 from typing import Any
 
 _BREAK = re.compile(r"\s*[\r\n]\s*")
+_LONGEST = 1200
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -15,11 +16,12 @@ class EditError(Exception):
 
     The command line prints the sentence and leaves with exit code 2. Not a ``ValueError``: argument parsers swallow those
     while they try one type after another, and the sentence with them. It may quote what stands in a file, so it is made
-    printable here, whatever that is; see :func:`one_line`.
+    printable here, whatever that is, see :func:`one_line`, and loses its middle where it would fill the terminal.
     """
 
     def __init__(self, sentence: object = "") -> None:
-        super().__init__(one_line(str(sentence)))
+        text = one_line(str(sentence))
+        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 3 :]}")
 
 
 class OutOfMemory(EditError):

@@ -39,7 +39,7 @@ _TOLD = (
     (r"Expected an? (\S+)\. Got value: ", r"expected \1, got "),
 )
 """What the base class says, and how it is said here."""
-_LONGEST = 600
+_LOOKED_AT = 5000
 
 
 def told_as_error(error: BaseException | None) -> EditError | None:
@@ -134,7 +134,7 @@ class Parser(NameParser):
 
     def _sentence(self, text: str) -> str:
         """What the base class would print, in the words and under the names that the user knows."""
-        text = cut(text, 10 * _LONGEST)
+        text = cut(text, _LOOKED_AT)  # it may quote a whole file
         kind, unknown = _NO_CLASS.match(text), _UNKNOWN.search(text)
         if kind:
             meant = nearest(kind[2], _classes())
@@ -150,7 +150,7 @@ class Parser(NameParser):
             for said, better in _TOLD:
                 text = re.sub(said, better, text)
         # Options as they are typed, not as the parser nests them.
-        return cut(re.sub(rf"\b({'|'.join(VERBS)})\.(?=model|data|trainer)", "--", text), _LONGEST)
+        return re.sub(rf"\b({'|'.join(VERBS)})\.(?=model|data|trainer)", "--", text)
 
     def _named(self, option: str) -> str:
         """An option as messages call it: as it is typed, or as one of a class that is chosen by another option."""

@@ -26,7 +26,7 @@ def named(path: str | Path, what: str) -> Path:
             raise OSError(None, "it is empty" if "\0" not in str(path) else "it holds a null byte")
         found = Path(path).expanduser()
         found.exists()
-    except (OSError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EditError(f"the path of {what} is {brief(str(path))}, where no file can be ({reason})") from None
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_edit.documents import PlainLoader
+from lit_edit.documents import PlainLoader, load_yaml
 from lit_edit.errors import EditError
 
 
@@ -31,5 +31,16 @@ class _Strict(PlainLoader):
 
 def refuse_repeated(path: str | Path) -> None:
     """Raise an :class:`EditError` if two entries of one mapping in a YAML file have one name: an arm would be lost."""
-    with Path(path).open(encoding="utf-8") as file:
-        yaml.load(file, Loader=_Strict)
+
+    def strict(text: str) -> Any:
+        loader = _Strict(text)
+        loader.name = str(path)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+
+    try:
+        load_yaml(Path(path).read_text(encoding="utf-8"), strict)
+    except yaml.YAMLError as error:  # the parser of the command line is a little more lenient
+        raise EditError(f"{path} is no YAML: {error}") from None

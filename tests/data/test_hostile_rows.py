@@ -31,6 +31,8 @@ def test_every_sentence_can_be_printed():
     for error in (EditError(f"{HOSTILE} is wrong"), MalformedRecord(HOSTILE, f"is {HOSTILE}")):
         assert SHOWN in str(error) and str(error).isprintable()
     assert (MalformedRecord(HOSTILE, "x").field, MalformedRecord("f", HOSTILE).reason) == (SHOWN, SHOWN)
+    long = str(EditError(f"facts.jsonl: {'long ' * 50_000}; save the file again"))
+    assert len(long) < 1200 and long.startswith("facts.jsonl: long") and long.endswith("long ; save the file again")
     assert str(EditError("no YAML: in\n  line 3,\n  column 4")) == "no YAML: in line 3, column 4"
 
 
@@ -117,6 +119,7 @@ def test_a_capital_that_becomes_two_characters_makes_a_kind():
         ("a\0b.jsonl", "it holds a null byte"),
         ("x" * 300 + ".jsonl", "File name too long"),
         ("~nobody-of-that-name/facts.jsonl", "home directory"),
+        ("~\ud800/facts.jsonl", "surrogates not allowed"),
         ("facts.jsonl/" * 500, "File name too long"),
     ],
 )

@@ -71,7 +71,7 @@ def streams(draw):
     return found, draw(st.integers(1, 4)), draw(st.sampled_from(["file", "shuffled"]))
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.* share a key but not an answer")
 @sizes(3, 60)
 def test_every_row_is_accounted_for(size, place, capsys):
     fates = Counter()

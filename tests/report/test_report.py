@@ -311,6 +311,7 @@ def test_mistakes_on_the_command_line(runs, capsys):
         ("config.yaml", "a: !!int many", "is no YAML (it holds a value that is not what it is marked as"),
         ("config.yaml", "a: !!set {b}", "it holds a set"),
         ("csv/metrics.csv", "step,drift/ls/layer_0\n1,half\n", "metrics.csv is damaged in line 2"),
+        ("csv/metrics.csv", "step,drift/ls/layer_0\n1," + "\0" * 5000 + "\n", "; remove that line"),
     ],
 )
 def test_damaged_runs(runs, name, content, told):

@@ -526,3 +526,12 @@ def test_shipped_configurations_name_runs_that_can_be_built(name, tmp_path, monk
     assert len(points) >= 5
     by_settings = {json.dumps(point.settings["options"], sort_keys=True, default=str): point for point in points}
     study.begin([*by_settings.values()][:: max(1, len(by_settings) // 5)], [torch.device("cpu")])
+
+
+def test_a_file_that_the_two_readers_of_yaml_see_differently_is_refused(place, tmp_path, capsys):
+    text = f'{{"base": "{place}/base.yaml", "arms": {{"mine": {{}}}}}}\n'
+    (tmp_path / "study.yaml").write_bytes(b"\xef\xbb\xbf" * 2 + text.encode())
+    assert main(["study", "collapse", "--config", str(tmp_path / "study.yaml"), "--run_dir", str(tmp_path / "study")]) == 2
+    captured = capsys.readouterr().err
+    assert "study.yaml is no YAML: " in captured or "study.yaml: it is no YAML: " in captured
+    assert captured.count("\n") == 1 and not (tmp_path / "study").exists()
