@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, brief
 from lit_edit.journal import files
 from lit_edit.journal.change import apply
 from lit_edit.journal.records import check, parse
@@ -223,10 +223,20 @@ def _check_form(record: dict[str, Any], who: str) -> None:
     for key, kind in _SHAPE.items():
         if not isinstance(record.get(key), kind):
             raise EditError(f"{who} holds no {key} that is a {kind.__name__}")
+    numbers = {**record["scalars"], **{key: record.get(key) for key in ("target_loss", "target_probability")}}
+    if wrong := next((key for key, value in numbers.items() if not _is_number(value)), None):
+        raise EditError(f"{who} holds no number for {brief(wrong)}")
     if "factors" not in record or not isinstance(record.get("rejected"), (str, type(None))):
         raise EditError(f"{who} does not say what became of its batch")
     for request in record["requests"]:
         if not isinstance(request, dict) or any(not isinstance(request.get(key), kind) for key, kind in _REQUEST.items()):
             raise EditError(f"{who} holds a request without id, prompt, subject, target or fate")
+        if not all(_is_number(request.get(key)) for key in ("loss", "probability")):
+            raise EditError(f"{who} holds a request whose loss or probability is no number")
         if request["fate"] not in _FATES:
             raise EditError(f"{who} holds a request that was {request['fate'][:20]!r}; it was one of {', '.join(_FATES)}")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or null for one that was not finite."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

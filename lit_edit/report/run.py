@@ -54,6 +54,7 @@ _RETENTION = {
     "checkpoints": [{"batches": int, "edits": int}],
     "matrix": [[Number]],
     "curve": [(Number, Number)],
+    **dict.fromkeys(("first", "latest", "mean", "auc"), Maybe(Number)),
 }
 _SAID = {"edits": int, "case_id": object, "kind": str, "prompt": str, "said": str, "wanted": Maybe(str)}
 _ROW = {"file": Maybe(str), "row": object, "field": str, "reason": str}

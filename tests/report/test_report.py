@@ -327,6 +327,12 @@ def test_values_of_another_kind(runs, key, value):
     refused([runs / "rich"], "summary.json is damaged", key)
 
 
+@pytest.mark.parametrize("key", ["first", "latest", "mean", "auc"])
+def test_a_score_of_the_retention_that_is_no_number(runs, key):
+    change(runs / "rich" / "retention.json", **{key: ["x"]})
+    refused([runs / "rich"], f"retention.json is damaged: {key} is ['x'] instead of a number")
+
+
 def test_charts():
     one = Series("a", [(0, 0.0), (10, 0.5), (20, float("nan")), (30, 1.0)], band=[(0, 0.0, 0.2), (30, 0.9, 1.0)])
     chart = line_chart("T", [one, Series("b", [], 1)], "edits", "share", y_range=(0.0, 1.0))
