@@ -65,13 +65,16 @@ def load_pretrained(
     return model, tokenizer
 
 
-def read_config(pretrained: str, revision: str | None, trust_remote_code: bool = False) -> tuple[str | Path, Any]:
+def read_config(
+    pretrained: str, revision: str | None, trust_remote_code: bool = False, weights: bool = True
+) -> tuple[str | Path, Any]:
     """What a model is called by the libraries that load it, and its configuration; no weight is looked at.
 
     Args:
         pretrained: folder, hub id, or name of a model that comes with the project.
         revision: revision of a hub id.
         trust_remote_code: see :func:`load_pretrained`.
+        weights: whether a folder has to hold weights as well.
 
     Raises:
         EditError: if there is none under that name, or none that can be edited.
@@ -81,7 +84,7 @@ def read_config(pretrained: str, revision: str | None, trust_remote_code: bool =
     folder = named(pretrained, "--model.pretrained")
     if not folder.exists():
         folder = model_path(pretrained) or folder
-    refuse_folder(pretrained, folder)
+    refuse_folder(pretrained, folder, weights)
     name: str | Path = folder if folder.exists() else pretrained
     if not folder.exists():
         adapter_on_hub(pretrained, revision)

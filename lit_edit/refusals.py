@@ -31,12 +31,13 @@ def first_line(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ before anything is read
 
 
-def refuse_folder(pretrained: str, folder: Path) -> None:
+def refuse_folder(pretrained: str, folder: Path, weights: bool = True) -> None:
     """Refuse a path that holds no whole model.
 
     Args:
         pretrained: as the user wrote it.
         folder: the same with the home folder filled in.
+        weights: whether weights have to be there.
 
     Raises:
         EditError: for a path that does not exist, and for a folder without configuration or weights, or with an adapter.
@@ -57,6 +58,8 @@ def refuse_folder(pretrained: str, folder: Path) -> None:
         inside = [path.parent for path in sorted(folder.glob("*/config.json"))]
         hint = f"; did you mean {' or '.join(map(str, inside[:3]))}?" if inside else ""
         raise EditError(f"the folder {pretrained} holds no config.json; a model is a saved Hugging Face model{hint}")
+    if not weights:
+        return
     files = [path for pattern in _WEIGHTS for path in folder.glob(pattern) if not path.name.startswith("training_args")]
     if not files:
         raise EditError(

@@ -29,10 +29,10 @@ class PlanCLI(EditCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--calibrate", type=bool, default=True, help="time a few products, to tell time from operations")
         parser.add_argument("--hash", type=bool, default=False, help="read the model's files, to know what the cache holds")
-        parser.add_argument("--json", type=str, default=None, help="file that everything is written into")
+        parser.add_argument("--json", type=str | None, default=None, help="file that everything is written into")
         # Options that only say how a run is started, so that a run's own config.yaml can be given.
-        parser.add_argument("--ckpt_path", type=str, default=None, help="of fit; not looked at")
-        parser.add_argument("--weights_only", type=bool, default=None, help="of fit; not looked at")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="of fit; not looked at")
+        parser.add_argument("--weights_only", type=bool | None, default=None, help="of fit; not looked at")
 
     def before_instantiate_classes(self) -> None:
         """Make no folder."""

@@ -37,7 +37,7 @@ class Network:
         Raises:
             EditError: if there is no such model, or it cannot be edited.
         """
-        return cls.from_config(read_config(pretrained, revision)[1], dtype, pretrained)
+        return cls.from_config(read_config(pretrained, revision, weights=False)[1], dtype, pretrained)
 
     @classmethod
     def from_config(cls, config: Any, dtype: torch.dtype, name: str = "the model") -> Network:

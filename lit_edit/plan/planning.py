@@ -59,7 +59,7 @@ def plan_run(
     Raises:
         EditError: if model, edit set or layers are not there, or the run's device is not.
     """
-    name, config = read_config(model.pretrained, model.revision, model.trust_remote_code)
+    name, config = read_config(model.pretrained, model.revision, model.trust_remote_code, weights=False)
     encoder_of = read_tokenizer(name, model.pretrained, model.revision, model.trust_remote_code)
     stream.setup("fit")
     dtype: torch.dtype = getattr(torch, model.model_dtype)

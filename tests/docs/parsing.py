@@ -59,6 +59,7 @@ def up_to_the_work() -> Iterator[None]:
         patch.object(argparse.ArgumentParser, "parse_args", parsed),
         patch.object(EditCLI, "_run_subcommand", begun),
         patch.object(studies, "run", measured),
+        patch("lit_edit.plan.cli.plan_run", begun),
         patch("lit_edit.world.cli.PretrainCLI.instantiate_classes", begun_after(PretrainCLI.instantiate_classes)),
     ):
         yield
@@ -160,6 +161,7 @@ def pytest(rest: list[str]) -> None:
 def known_options() -> set[str]:
     """Every option of every command, by its name without dashes."""
     from lit_edit.cli import EditCLI
+    from lit_edit.plan.cli import PlanCLI
     from lit_edit.studies import STUDIES
     from lit_edit.studies.cli import parser_of, study_class
 
@@ -176,6 +178,13 @@ def known_options() -> set[str]:
     with patch.object(EditCLI, "parse_arguments", verbs), contextlib.suppress(Seen):
         EditCLI(["fit"])
     assert {"ckpt_path", "model.pretrained", "run_dir"} <= found
+
+    def whole(self: PlanCLI, *_: Any) -> None:
+        found.update(_names(self.parser))
+        raise Seen
+
+    with patch.object(PlanCLI, "parse_arguments", whole), contextlib.suppress(Seen):
+        PlanCLI([])
     for name in STUDIES:
         found |= set(_names(parser_of(name, study_class(name))))
 

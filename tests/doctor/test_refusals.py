@@ -16,9 +16,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 # ------------------------------------------------------------------------------------------------ names
 
 
-@pytest.mark.parametrize(
-    "typed", ["./models/world-gtp2", "models/wrld-gpt2", "world-gpt2", "./model/World-GPT2", "modells/world-gpt2"]
-)
+@pytest.mark.parametrize("typed", ["./models/world-gtp2", "models/wrld-gpt2", "./model/World-GPT2", "modells/world-gpt2"])
 def test_a_misspelt_folder_is_told_with_the_nearest(typed):
     save_tiny("models/world-gpt2", "gpt2")
     Path("models/world-notes").mkdir()
@@ -27,7 +25,7 @@ def test_a_misspelt_folder_is_told_with_the_nearest(typed):
 
 
 def test_a_folder_that_nothing_is_like():
-    assert refused("./nowhere").endswith("a model is a folder with config.json or a hub id")
+    assert refused("./nowhere").endswith("or the name of one that comes with lit_edit (world-gpt2, world-llama)")
 
 
 def test_the_folder_above_the_models():

@@ -15,7 +15,7 @@ def test_shares_come_back_whole_and_in_order_on_every_rank(forks, size):
         for count, one in zip(COUNTS, found, strict=True):
             assert one["objects"] == [10 * at for at in range(count)]
             mine = list(range(rank, count, size))
-            assert one["asked"] == (mine or ([rank % count] if count else []))
+            assert one["asked"] == (mine or [0][:count]), "a rank without a share works for nobody"
             if count:
                 place, double = one["rows"]
                 assert place == list(range(count))
