@@ -112,7 +112,8 @@ class Parser(NameParser):
             if group in namespace and not isinstance(namespace[group], Namespace | dict):
                 raise EditError(f"--{group} is {brief(namespace[group])}; it has options of its own, given by their names")
         super().validate(namespace, skip_unset, *args, **kwargs)
-        if skip_unset:  # behind the first look, which names what is missing altogether
+        missing = any(action.required and namespace.get(action.dest) is None for action in self._actions)
+        if skip_unset and not missing:  # what is missing altogether is named by the first look
             super().validate(namespace, False, True)
         for name, value in namespace.items():
             if isinstance(value, int) and value.bit_length() > 1024:  # it could not even be written down in decimals

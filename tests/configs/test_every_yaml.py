@@ -51,7 +51,9 @@ def test_studies(name):
 def test_training_of_the_network_of_mend():
     from lit_edit.mend.cli import MendCLI, MendTrainer, PairData
 
-    cli = MendCLI(MendTrainer, PairData, run=False, save_config_callback=None, args=["--config", "mend"])
+    cli = MendCLI(
+        MendTrainer, PairData, run=False, save_config_callback=None, auto_configure_optimizers=False, args=["--config", "mend"]
+    )
     assert cli.model.pretrained == "world-gpt2" and cli.datamodule is not None
 
 

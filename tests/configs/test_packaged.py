@@ -78,7 +78,10 @@ MISTAKES = {
     "configuration": (["--config", "nothing-like-it"], "'lit-edit configs' lists the names"),
     "editor": (["--config", "quickstart", "--model.editor", "editors/mem"], "did you mean editors/memit"),
     "guards": (["--config", "quickstart", "--model.guards=guards/revife"], "did you mean guards/revive"),
-    "in a file": (["--config", "quickstart", "--config", "mine.yaml"], "error: model.editor names editors/mem, which"),
+    "in a file": (
+        ["--config", "quickstart", "--config", "mine.yaml"],
+        "error: mine.yaml: model.editor names editors/mem, which",
+    ),
 }
 
 
@@ -124,7 +127,7 @@ def test_keys_of_the_same_name_elsewhere_are_left_alone():
 def test_a_broken_file_is_still_told_as_such(elsewhere, capsys):
     Path("broken.yaml").write_text("model: [\n")
     assert main(["fit", "--config", "broken.yaml"]) == 2
-    assert "while parsing" in capsys.readouterr().err
+    assert "broken.yaml: it is no YAML" in capsys.readouterr().err
 
 
 def test_the_parser_reads_numbers_as_before():
