@@ -17,6 +17,7 @@ DEEPEST = 100
 MOST = 100_000
 """Values of a YAML document, each counted as often as it is referred to; a configuration has some hundred."""
 _PLAIN = (str, int, float, bool, NoneType, dict, list)
+_BITS = 1024
 _DEEP = f"it is nested deeper than {DEEPEST} levels"
 
 
@@ -73,6 +74,9 @@ def load_yaml(text: str, plain: Callable[[str], Any] | None = None) -> Any:
             raise yaml.YAMLError(f"{_DEEP}, or an alias (*name) stands inside of what it repeats")
         if count > MOST:
             raise yaml.YAMLError(f"it means more than {MOST:,} values; its aliases (*name) repeat too much")
+        long = next((part for part in level if isinstance(part, int) and part.bit_length() > _BITS), None)
+        if long is not None:  # hexadecimal; it could not even be written down in decimals
+            raise yaml.YAMLError(f"it holds a number of {long.bit_length()} bits; nothing is that large")
         other = next((part for part in level if not isinstance(part, _PLAIN)), None)
         if other is not None:
             what = f"a {type(other).__name__}, {brief(str(other))}"

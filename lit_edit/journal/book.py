@@ -226,7 +226,7 @@ def _check_form(record: dict[str, Any], who: str) -> None:
     numbers = {**record["scalars"], **{key: record.get(key) for key in ("target_loss", "target_probability")}}
     if wrong := next((key for key, value in numbers.items() if not _is_number(value)), None):
         raise EditError(f"{who} holds no number for {brief(wrong)}")
-    if "factors" not in record or not isinstance(record.get("rejected"), (str, type(None))):
+    if not {"factors", "rejected"} <= record.keys() or not isinstance(record.get("rejected"), (str, type(None))):
         raise EditError(f"{who} does not say what became of its batch")
     for request in record["requests"]:
         if not isinstance(request, dict) or any(not isinstance(request.get(key), kind) for key, kind in _REQUEST.items()):

@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_edit.documents import load_json
 from lit_edit.errors import EditError
-from lit_edit.report.shapes import Each, Maybe, Number, check
+from lit_edit.report.shapes import Each, Maybe, Nullable, Number, check
 from lit_edit.run_folder import Curve, RunFolder
 
 _BOUNDS = Each(Maybe((Number, Number)))
@@ -19,7 +19,7 @@ _SUMMARY = {
     "version": str,
     "finished": bool,
     "model": str,
-    "weights": Maybe(str),
+    "weights": Nullable(str),
     "editor": str,
     "guards": [str],
     "layers": [int],
@@ -27,7 +27,7 @@ _SUMMARY = {
     "edits": int,
     "requests": int,
     "rows_set_aside": int,
-    "review": Maybe(int),
+    "review": Nullable(int),
     **dict.fromkeys(("before", "after", "immediate", "drift", "sampled"), Each(Number)),
     "intervals": _BOUNDS,
     "changes": _BOUNDS,
@@ -42,7 +42,7 @@ _BATCH = {
     "edits": int,
     "cases": [object],
     "set_aside": [{"source": str, "field": str, "reason": str}],
-    "rejected": Maybe(str),
+    "rejected": Nullable(str),
     "target_loss": Number,
     "target_probability": Number,
     "scalars": Each(Number),
@@ -56,8 +56,8 @@ _RETENTION = {
     "curve": [(Number, Number)],
     **dict.fromkeys(("first", "latest", "mean", "auc"), Maybe(Number)),
 }
-_SAID = {"edits": int, "case_id": object, "kind": str, "prompt": str, "said": str, "wanted": Maybe(str)}
-_ROW = {"file": Maybe(str), "row": object, "field": str, "reason": str}
+_SAID = {"edits": int, "case_id": object, "kind": str, "prompt": str, "said": str, "wanted": Nullable(str)}
+_ROW = {"file": Nullable(str), "row": object, "field": str, "reason": str}
 _DEEP = 20
 
 

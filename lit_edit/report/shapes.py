@@ -21,6 +21,13 @@ class Each:
 
 
 @dataclass(frozen=True)
+class Nullable:
+    """A shape or null."""
+
+    shape: Any
+
+
+@dataclass(frozen=True)
 class Maybe:
     """A shape, null, or (as a value of an object) nothing at all."""
 
@@ -36,8 +43,8 @@ def check(value: Any, shape: Any, where: str, remedy: str = "the run has to be r
     Args:
         value: what was read.
         shape: ``str``, ``int``, ``bool``, :class:`Number`, ``[shape]`` for a list, ``(shape, shape)`` for a list of that
-            length, ``{key: shape}`` for an object with at least these keys, :class:`Each`, :class:`Maybe`, or ``object`` for
-            anything.
+            length, ``{key: shape}`` for an object with at least these keys, :class:`Each`, :class:`Nullable`,
+            :class:`Maybe`, or ``object`` for anything.
         where: file and place, for the sentence.
         remedy: what helps, for its end.
 
@@ -59,7 +66,7 @@ def check(value: Any, shape: Any, where: str, remedy: str = "the run has to be r
 
 def _difference(value: Any, shape: Any, place: str) -> tuple[str, str, Any] | None:
     """Place, what would be right there (empty: anything at all) and what was found, of the first difference."""
-    if isinstance(shape, Maybe):
+    if isinstance(shape, Maybe | Nullable):
         return None if value is None else _difference(value, shape.shape, place)
     if isinstance(shape, (list, tuple)):
         if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):

@@ -85,7 +85,7 @@ DOCUMENTS = {
     "no truth value": ("data: {strict: !!bool maybe}\n", "it holds a value that is not what it is marked as"),
     "bytes": ("data: {path: !!binary aGVsbG8=}\n", "it holds a bytes"),
     "a set": ("data: !!set {a, b}\n", "it holds a set"),
-    "a huge number": (f"data: {{limit: 0x{'f' * 5000}}}\n", "is a number of 20000 bits"),
+    "a huge number": (f"data: {{limit: 0x{'f' * 5000}}}\n", "it holds a number of 20000 bits"),
 }
 
 
@@ -106,6 +106,7 @@ VALUES = {
     "a group": (config, "model:\n  targets: 3\n", "--model.targets is 3; it has options of its own, given by their names"),
     "no group": (config, "model:\n  targets: null\n", "--model.targets is None; it has options of its own"),
     "no number": (["--model.editor.lam", "many"], "lam of MEMIT: expected float, got many"),
+    "huge": (["--data.limit", "0x" + "f" * 5000], "--data.limit is a number of 20000 bits; nothing is that large"),
     "nan": (["--model.targets.kl_factor", ".nan"], "--model.targets.kl_factor is nan; it must not be negative"),
     "seed": (["--seed_everything", "-1"], "--seed_everything is -1; it is a number from 0 to 4294967295"),
     "large seed": (["--model.seed", str(10**30)], f"--model.seed is {10**30}; a seed has at most 64 bits"),

@@ -119,6 +119,7 @@ def resealed(folder, change, at=0):
         (lambda r: r.update(format=1), "another version"),
         (lambda r: r.update(format=3), "another version"),
         (lambda r: r.pop("factors"), "does not say"),
+        (lambda r: r.pop("rejected"), "does not say"),
     ],
 )
 def test_a_chain_that_was_closed_again_does_not_make_a_record_true(copied, change, told):

@@ -305,6 +305,8 @@ def test_mistakes_on_the_command_line(runs, capsys):
         ("generations.jsonl", json.dumps({**SAID, "edits": "many"}) + "\n", "edits is 'many' instead of a whole number"),
         ("generations.jsonl", json.dumps({**SAID, "wanted": 5}) + "\n", "wanted is 5 instead of a text"),
         ("set_aside.jsonl", "\n", "is damaged"),
+        ("set_aside.jsonl", '{"row": 1, "field": "x", "reason": "y"}\n', "it has no file"),
+        ("config.yaml", f"a: 0x{'f' * 5000}", "it holds a number of 20000 bits"),
         ("config.yaml", "- 1", "holds no configuration"),
         ("config.yaml", "a: [\n", "in line 2, column 1); the run has to be repeated"),
         ("config.yaml", "a: &a [*a]", "an alias (*name) stands inside of what it repeats"),
