@@ -51,7 +51,7 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
     assert shown.body.strip() in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_of_the_readme_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, printed = execute(README)

@@ -12,7 +12,7 @@ def test_every_tutorial_is_listed():
     assert len(TUTORIALS) >= 7 and all(f"({path.name})" in index for path in TUTORIALS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs_as_it_stands(path, tmp_path):
     folder = tmp_path / "empty"
