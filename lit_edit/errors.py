@@ -63,6 +63,15 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    r"""The first line of what an error of a library says, its type's name where it says nothing.
+
+    >>> first_line(ValueError("no room\nat all")), first_line(KeyError())
+    ('no room', 'KeyError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def brief(value: Any, most: int = 60) -> str:
     """A value as messages quote it; of what is long or nested deep only the beginning is looked at.
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lit_edit.errors import EditError, Rejected
+from lit_edit.errors import EditError, Rejected, first_line
 from lit_edit.ranks import RankFailed, Ranks, S, T
 
 
@@ -222,8 +222,7 @@ class LockstepRanks(ProcessRanks):
 
 def _first(error: Exception) -> str:
     """What a backend has to say, without the place in its source and what it advises."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^\]]*\]\s*", "", first).split(". ")[0].rstrip(".")
+    return re.sub(r"^\[[^\]]*\]\s*", "", first_line(error)).split(". ")[0].rstrip(".")
 
 
 def _said(error: Exception) -> str:

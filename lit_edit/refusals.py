@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_edit import errors
 from lit_edit.decoder import is_projection
 from lit_edit.errors import EditError
 from lit_edit.nearest import downloaded, suggestion
@@ -24,8 +25,7 @@ _TOKENIZER = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoke
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return errors.first_line(error).rstrip().rstrip(".")
 
 
 # ------------------------------------------------------------------------------------------------ before anything is read

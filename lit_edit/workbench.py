@@ -95,9 +95,7 @@ class Workbench:
         Raises:
             Rejected: as soon as something that is not finite is read.
         """
-        if self.ranks.workers > 1:
-            return FiniteReads(SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once))
-        return FiniteReads(KeyPass(self.anatomy, rows, self.pad, self.options.requests_at_once))
+        return FiniteReads(SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once))
 
     def capture(self, portions: Sequence[Sequence[Row]], answers_only: bool) -> list[tuple[dict[int, Captured], float]]:
         """What the loss of each portion asks of the edited layers, see :func:`lit_edit.gradients.capture`.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_edit.data.reader import kind
-from lit_edit.errors import EditError, brief
+from lit_edit.errors import EditError, brief, first_line
 from lit_edit.paths import named
 from lit_edit.request import EditRequest, SetAside
 
@@ -258,7 +258,7 @@ def _loaded(path: str, name: str | None, arguments: dict[str, Any], split: str |
         raise
     except Exception as error:
         raise EditError(
-            f"{path} cannot be read behind row {number} ({_first_line(error)}); fetch or write the file again."
+            f"{path} cannot be read behind row {number} ({first_line(error)}); fetch or write the file again."
         ) from error
     if number == 0:
         raise EditError(f"{path} holds no rows; an edit set holds one row for each fact.")
@@ -266,7 +266,7 @@ def _loaded(path: str, name: str | None, arguments: dict[str, Any], split: str |
 
 def _not_loaded(path: str, name: str | None, error: Exception) -> str:
     """The sentence for a data set that ``datasets`` would not load."""
-    reason = f"{type(error).__name__}: {_first_line(error)}"
+    reason = f"{type(error).__name__}: {first_line(error)}"
     if name is None or Path(path).expanduser().exists():
         return f"{path} cannot be read as a data set ({reason}); name a {_listed(SUFFIXES)} file that can."
     return (
@@ -291,10 +291,6 @@ def _skip(content: str, at: int) -> int:
     while at < len(content) and content[at] in " \t\r\n":
         at += 1
     return at
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -7,10 +7,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
+from lit_edit.arguments import SentenceParser
 from lit_edit.doctor.examiner import examine, refusal
 from lit_edit.doctor.finding import Examination
 from lit_edit.doctor.text import table
@@ -25,14 +25,12 @@ off, with what to set; 2: it cannot be edited.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence instead of the usage text."""
-        raise EditError(f"{message}; see '{self.prog} --help'")
+_MOST = 100_000
+"""Blocks that --layers may name."""
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="lit-edit doctor", description=_DESCRIPTION)
+def _parser() -> SentenceParser:
+    parser = SentenceParser(prog="lit-edit doctor", description=_DESCRIPTION)
     parser.add_argument("model", metavar="MODEL", help="folder or hub id of a Hugging Face model")
     parser.add_argument("--revision", metavar="R", help="revision of a hub id")
     parser.add_argument(
@@ -102,7 +100,10 @@ def numbers(words: Sequence[str]) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
         if match is None:
             raise EditError(f"--layers names {word!r}; layers are whole numbers, as in 4 5 6 or 4-8")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > _MOST:  # a slip would fill the memory with numbers of blocks that no model has
+            raise EditError(f"--layers names {word!r}; no model has more than {_MOST:,} blocks")
+        found += range(first, last + 1)
     return found
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
+from lit_edit.arguments import SentenceParser
 from lit_edit.cli import command
-from lit_edit.errors import EditError
 from lit_edit.export.export import Format, export_model
 from lit_edit.export.lora import MAX_RANK, TOLERANCE
 from lit_edit.export.view import Which
@@ -19,14 +19,8 @@ LoRA adapter. RUN is the folder that --run_dir of 'lit-edit fit' named. Nothing 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence instead of the usage text."""
-        raise EditError(f"{message}; see '{self.prog} --help'")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lit-edit export", description=_DESCRIPTION)
+    parser = SentenceParser(prog="lit-edit export", description=_DESCRIPTION)
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="a run folder")
     add("--to", metavar="DIR", type=Path, required=True, help="a new or empty folder")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from safetensors.torch import save
 
+from lit_edit.arguments import SentenceParser
 from lit_edit.errors import EditError
 from lit_edit.journal.book import Book, open_book
 from lit_edit.store import write_atomically
@@ -19,15 +19,9 @@ and fold old batches to save space. RUN is the folder that --run_dir of 'lit-edi
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence instead of the usage text."""
-        raise EditError(f"{message}; see '{self.prog} --help'")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="lit-edit journal", description=_DESCRIPTION)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+def _parser() -> SentenceParser:
+    parser = SentenceParser(prog="lit-edit journal", description=_DESCRIPTION)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=SentenceParser)
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         found = verbs.add_parser(name, help=text, description=text)

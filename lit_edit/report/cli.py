@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from lit_edit.arguments import SentenceParser
 from lit_edit.errors import EditError
 from lit_edit.report.page import page
 from lit_edit.report.run import Run
@@ -18,12 +17,6 @@ along the stream, drift of the weights, what was refused, times and environment.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence instead of the usage text."""
-        raise EditError(f"{message}; see 'lit-edit report --help'")
-
-
 def main(argv: Sequence[str]) -> None:
     """Read the runs, write the page, say where it is.
 
@@ -33,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         EditError: for a mistake that the user can repair.
     """
-    parser = _Parser(prog="lit-edit report", description=_DESCRIPTION)
+    parser = SentenceParser(prog="lit-edit report", description=_DESCRIPTION)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a folder that --run_dir of 'lit-edit fit' named")
     parser.add_argument("--to", metavar="FILE", type=Path, help="where the page goes; default: report.html in the first run")
     args = parser.parse_args(list(argv))

@@ -82,6 +82,7 @@ MISTAKES = {
     "option": (["--colour", "red"], "--colour"),
     "dtype": (["--dtype", "int8"], "int8"),
     "layers": (["--layers", "four"], "--layers names 'four'; layers are whole numbers"),
+    "many layers": (["--layers", "0-99999999999"], "names '0-99999999999'; no model has more than 100,000 blocks"),
     "layer": (["--layers", "9"], "names layer 9, but the model has layers 0 to 2"),
     "device": (["--device", "cuda:7"], "CUDA devices; use cpu"),
     "device name": (["--device", "toaster"], "it is cpu, cuda or cuda:N"),
