@@ -58,8 +58,8 @@ def complaint(path):
         ("mark.jsonl", "\ufeff" + LINES),
         ("blank.jsonl", LINES.replace("\n", "\n\n")),
         ("open.jsonl", LINES.rstrip()),
-        ("facts.jsonl.gz", gzip.compress(LINES.encode())),
-        ("list.json.gz", gzip.compress(json.dumps(FACTS).encode())),
+        ("facts.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("list.json.gz", gzip.compress(json.dumps(FACTS).encode(), mtime=0)),
         ("facts.csv", "prompt,subject,target\n" + "".join(f"{{}} is in,{f['subject']},Rome\n" for f in FACTS)),
     ],
 )
@@ -205,7 +205,7 @@ def test_table_with_an_open_quote(write):
         ),
         (
             "a.jsonl.gz",
-            gzip.compress(LINES.encode())[:-12],
+            gzip.compress(LINES.encode(), mtime=0)[:-12],
             "a.jsonl.gz is a damaged gzip file (Compressed file ended before the end-of-stream marker was reached); "
             "unpack what is left and give that file.",
         ),
