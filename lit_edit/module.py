@@ -167,7 +167,7 @@ class ContinualEditor(ResumableModel):
         """What the editor aims at; the batch is rejected where that is not finite."""
         self.check_sound()
         try:
-            with self.ranks.together(), enough_memory(f"the targets of a batch of {len(rows)} requests"):
+            with self.ranks.together(), enough_memory(f"what a batch of {len(rows)} requests aims at"):
                 return self.editor.aim(bench, rows) if rows else None
         except (Rejected, torch.linalg.LinAlgError) as reason:
             outcome.rejected = str(reason)

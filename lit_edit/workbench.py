@@ -158,6 +158,7 @@ class Workbench:
         dealt = self.ranks.deal(parts, [tail(rows[part[0]]) for part in parts])
         mine = self.ranks.filled(dealt)
         passes = 0
+        how_many = "one request" if len(rows) == 1 else f"{len(rows)} requests at once"
 
         def count(step: Step) -> None:
             nonlocal passes
@@ -165,9 +166,10 @@ class Workbench:
             self.tell("targets", passes, len(mine) * self.options.steps)
 
         def own() -> tuple[Tensor, ...]:
-            found = optimise(
-                self.anatomy, rows, where, self.options, self.pad, on_step=count, origin_ND=origin_ND, parts=mine, **extra
-            )
+            with enough_memory(f"the targets of {how_many}"):  # said here, so that the other ranks hear it
+                found = optimise(
+                    self.anatomy, rows, where, self.options, self.pad, on_step=count, origin_ND=origin_ND, parts=mine, **extra
+                )
             return tuple(getattr(found, name) for name in Targets.__dataclass_fields__)
 
         shares = [[at for part in own_parts for at in part] for own_parts in dealt]

@@ -17,7 +17,7 @@ from lit_edit.errors import OutOfMemory
 from lit_edit.guards import REVIVE
 
 SAID = {
-    "targets": "the targets of a batch of 2 requests",
+    "targets": "the targets of (one request|2 requests at once)",
     "keys": "the keys of one prompt",
     "values": "the keys of one prompt",
     "inputs": "the gradients of one request",
