@@ -187,9 +187,32 @@ class StreamStudy(Study):
                     raise EditError(f"{name} names {value}, which is neither in {self.base.parent} nor in {Path.cwd()}")
                 text = str(beside) if is_file and beside.exists() else value
             else:
-                text = json.dumps(value)
+                text = flow(value)
             words.append(f"--{name}={text}")
         return words
+
+
+class _Flow(yaml.SafeDumper):
+    """YAML in which every text is quoted, so that none is taken for a number."""
+
+
+_Flow.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def flow(value: Any) -> str:
+    """A value as it is typed for an option: YAML on one line, which has numbers that JSON lacks.
+
+    Example:
+        >>> flow({"class_path": "NSE", "init_args": {"upper_bound": float("inf"), "passes": 2}})
+        '{"class_path": "NSE", "init_args": {"upper_bound": .inf, "passes": 2}}'
+        >>> flow(None), flow(1e-5), flow(["1e-5"])
+        ('null', '1.0e-05', '["1e-5"]')
+    """
+    return (
+        yaml.dump(value, Dumper=_Flow, default_flow_style=True, sort_keys=False, width=float("inf"))
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def with_seed(value: Any, seed: int | None) -> Any:

@@ -294,3 +294,19 @@ def test_the_state_of_the_random_numbers_goes_on_where_it_was(model, tmp_path):
     whole = over(tmp_path / "whole")
     first = over(tmp_path / "part", max_steps=2)
     assert first + over(tmp_path / "part", str(tmp_path / "part" / "checkpoints" / "last.ckpt")) == whole
+
+
+@pytest.mark.parametrize(
+    "text", ['{"validations": [{"edits": 2', '{"validations": 3}', '{"validations": [{"edits": 2}]}', "[]"]
+)
+def test_a_damaged_summary_is_told_and_the_run_goes_on_without_it(model, tmp_path, text):
+    folder = tmp_path / "part"
+    fit(model, folder, max_steps=2)
+    ckpt = str(folder / "checkpoints" / "last.ckpt")
+    (folder / "summary.json").write_text(text)
+    with pytest.raises(
+        EditError, match=r"summary.json is damaged \(.+\); without the file, the run goes on from its checkpoint"
+    ):
+        fit(model, folder, ckpt)
+    (folder / "summary.json").unlink()
+    assert fit(model, folder, ckpt).batches == 4
