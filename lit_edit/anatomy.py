@@ -54,7 +54,8 @@ def _text_config(model: nn.Module) -> Any:
 def _head(model: nn.Module) -> nn.Module | None:
     """The module that makes logits, ``None`` where a model has none."""
     find: Any = model.get_output_embeddings
-    return find()
+    head: nn.Module | None = find()
+    return head
 
 
 @dataclass(frozen=True)

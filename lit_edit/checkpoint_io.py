@@ -70,7 +70,8 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise EditError(f"the checkpoint {path} is damaged or was not written by lit_edit ({error})") from None
-        return _decode(json.loads(text), tensors)
+        content: dict[str, Any] = _decode(json.loads(text), tensors)
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint, if it is there."""

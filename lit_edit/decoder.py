@@ -97,7 +97,7 @@ def find_down(blocks: nn.ModuleList, hidden: int, name: str) -> str:
             return path
     # Nobody listed this family: the down-projection is the one projection outside attention that comes back to the
     # hidden size from a wider inner one.
-    found = [
+    found: list[str] = [
         path
         for path, module in block.named_modules()
         if is_projection(module)

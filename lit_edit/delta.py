@@ -73,11 +73,13 @@ class Delta:
     def norm(self) -> Tensor:
         r"""Frobenius norm, a float64 scalar; for factors :math:`\sqrt{\langle L^T L, R R^T\rangle}`, never densified."""
         if self.full is not None:
-            return self.full.double().norm()
-        left, right = (factor.double() for factor in self.factors)
-        # QR keeps the small singular values that the product of two Gram matrices would lose to cancellation.
-        core = torch.linalg.qr(left, mode="r").R @ torch.linalg.qr(right.T, mode="r").R.T
-        return core.norm()
+            core = self.full.double()
+        else:
+            left, right = (factor.double() for factor in self.factors)
+            # QR keeps the small singular values that the product of two Gram matrices would lose to cancellation.
+            core = torch.linalg.qr(left, mode="r").R @ torch.linalg.qr(right.T, mode="r").R.T
+        norm: Tensor = core.norm()
+        return norm
 
     def is_finite(self) -> bool:
         """Whether every number is finite."""

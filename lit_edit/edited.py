@@ -101,11 +101,13 @@ class EditedModel(Evaluated):
 
     def master(self, layer: int) -> nn.Parameter:
         """The float32 weight of a layer that the optimiser owns, ``[d_out, d_in]``."""
-        return self.masters[f"layer_{layer}"]
+        master: nn.Parameter = self.masters[f"layer_{layer}"]
+        return master
 
     def original(self, layer: int) -> Tensor:
         """The unedited weight of a layer, ``[d_out, d_in]`` float32."""
-        return getattr(self, f"original_{layer}")
+        original: Tensor = getattr(self, f"original_{layer}")
+        return original
 
     def show_model(self, weights: Callable[[int], Tensor]) -> None:
         """Copy one weight per edited layer into the model, in the model's dtype."""

@@ -179,4 +179,5 @@ class Evaluated(L.LightningModule):
         except MalformedRecord:
             return None
         new = greedy(self.anatomy, ids, max(length, 1), end_tokens(self.anatomy, self.encoder))
-        return self.encoder.tokenizer.decode(new, skip_special_tokens=True).strip()
+        text: str = self.encoder.tokenizer.decode(new, skip_special_tokens=True)
+        return text.strip()

@@ -78,7 +78,8 @@ def generate(
             stop = _Stop(encoder, [rows[i] for i in batch], [room[i] for i in batch], until)
             draw = None if top_k is None else _TopK(top_k, [seed * 1_000_003 + i for i in batch])
             new = _run(anatomy, encoder, [rows[i] for i in batch], max(room[i] for i in batch), ends, stop, draw).sequences
-            return new[:, len(rows[batch[-1]]) :].tolist()
+            answers: list[list[int]] = new[:, len(rows[batch[-1]]) :].tolist()
+            return answers
 
         def padded(batch: list[int]) -> int:
             return len(batch) * (len(rows[batch[-1]]) + max(room[i] for i in batch))

@@ -82,4 +82,5 @@ class KeyMemory:
 
 def _unit(vectors_NI: Tensor) -> Tensor:
     """Vectors of length 1; zero stays zero."""
-    return vectors_NI / vectors_NI.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    length_N1: Tensor = vectors_NI.norm(dim=1, keepdim=True)
+    return vectors_NI / length_N1.clamp_min(1e-30)

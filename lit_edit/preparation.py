@@ -14,11 +14,12 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.artefacts import Artefacts
 from lit_edit.convergence import about, report
 from lit_edit.corpus import Corpus
-from lit_edit.moments import WINDOW, SecondMoment, collect
+from lit_edit.moments import WINDOW, collect
 from lit_edit.partial import Partial, Stale
 from lit_edit.prompts import Encoder
 from lit_edit.ranks import Ranks
 from lit_edit.reference_moments import imported
+from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Spectrum, decompose
 from lit_edit.store import Store, fingerprint
 from lit_edit.whole_documents import WholeDocuments

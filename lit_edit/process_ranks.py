@@ -80,7 +80,7 @@ class ProcessRanks(Ranks):
         if self.alone:
             return value
         self.agree()
-        kept: list[Any] = [value]
+        kept: list[T] = [value]
         with self._exchange():
             dist.broadcast_object_list(kept, 0, device=self.device)
         return kept[0]

@@ -129,7 +129,8 @@ class ShardedStrategy(_OneStream, ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Everything, of which the module keeps what is whole (:meth:`lit_edit.module.ContinualEditor.on_save_checkpoint`)."""
         module: Any = self.lightning_module
-        return module.state_dict()
+        state: dict[str, Any] = module.state_dict()
+        return state
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """See the base class of all strategies."""

@@ -231,7 +231,8 @@ def _prompts(request: EditRequest) -> list[tuple[str, str]]:
 
 def _fits(pl_module: Any, prompt: str) -> bool:
     """Whether the model can read a prompt and has room to answer."""
-    return 0 < len(pl_module.encoder.encode(prompt)[0]) < pl_module.anatomy.positions
+    fits: bool = 0 < len(pl_module.encoder.encode(prompt)[0]) < pl_module.anatomy.positions
+    return fits
 
 
 def _cell(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from lit_edit.data.counterfact import CounterFact
 from lit_edit.data.easyedit import EasyEdit
@@ -119,7 +120,7 @@ def _nothing_left(path: str, set_aside: list[SetAside]) -> str:
     return f"{path} has no usable row, all {len(set_aside)} were set aside{first}"
 
 
-def _read(reader: Reader, row: dict, path: str, number: int) -> tuple[EditRequest, ...] | SetAside:
+def _read(reader: Reader, row: dict[str, Any], path: str, number: int) -> tuple[EditRequest, ...] | SetAside:
     source = where(path, number)
     try:
         found = tuple(reader.requests(row, source, number))

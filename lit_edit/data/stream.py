@@ -220,8 +220,9 @@ class EditStream(LightningDataModule):
         """
         if self.trainer is None:
             return 0
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.processed  # type: ignore[attr-defined]  # Lightning annotates the base class of what it keeps here
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current  # annotated as the base class of what it is
+        processed: int = progress.processed
+        return processed
 
 
 def _items(probe: Probe) -> list[Any]:

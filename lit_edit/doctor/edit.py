@@ -19,7 +19,7 @@ from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, note, off, ok
 from lit_edit.doctor.tokens import decoded
 from lit_edit.editors.locate import LocateThenEdit
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, Rejected
 from lit_edit.forward import logits_at, reading, run_until
 from lit_edit.inverses import Inverse
 from lit_edit.prompts import EditRows
@@ -28,7 +28,7 @@ from lit_edit.request import EditRequest
 from lit_edit.solver import WithHistory, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import TargetOptions, Targets
-from lit_edit.workbench import Rejected, Workbench
+from lit_edit.workbench import Workbench
 
 PROMPT, SUBJECT = "{} was born in", "Grace Hopper"
 ANSWERS = ("Rome", "Sydney", "Tokyo", "Boston")

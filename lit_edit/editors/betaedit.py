@@ -116,7 +116,8 @@ class BetaEdit(PreservingEditor):
             earlier = earlier + history.folded
         usual = self._start[layer].matrix(width) - self.ridge * torch.eye(width).to(earlier)  # lam C
         values, vectors = torch.linalg.eigh((earlier / edits + usual) / (1 + self.lam))
-        return vectors[:, values >= self.threshold]
+        reached: Tensor = vectors[:, values >= self.threshold]
+        return reached
 
     def _state(self, layer: int) -> Refreshed:
         state = self.refreshed[str(layer)]

@@ -143,7 +143,8 @@ class DeltaEdit(AlphaEdit):
         width = len(values)
         most = min(int(width * self.space), int(width * (1 - self.space)))
         count = min(int((values > self.floor).sum()), most)
-        return vectors.flip(1)[:, :count]
+        dominant: Tensor = vectors.flip(1)[:, :count]
+        return dominant
 
 
 class Probable:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.delta import Delta
 from lit_edit.descent import DescentOptions, Shares, descend, mean_of_rows, mean_of_tokens
 from lit_edit.editors.base import Editor

@@ -189,4 +189,5 @@ class Block:
 def basis_of(columns_IK: Tensor) -> Tensor:
     """An orthonormal basis of the span of some columns that are at most of length 1, ``[d_in, k]``."""
     u, s, _ = torch.linalg.svd(columns_IK, full_matrices=False)
-    return u[:, s > 1e-6]
+    basis: Tensor = u[:, s > 1e-6]
+    return basis

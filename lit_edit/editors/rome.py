@@ -208,7 +208,8 @@ def added(anatomy: Anatomy, layer: int, output_NO: Tensor) -> Tensor:
         return output_NO
     norm = anatomy.blocks[layer].get_submodule(anatomy.after_mlp_name)
     with torch.no_grad(), gathered(anatomy.blocks[layer]):
-        return norm(output_NO.to(anatomy.dtype)).float()
+        normed: Tensor = norm(output_NO.to(anatomy.dtype)).float()
+    return normed
 
 
 def missing(anatomy: Anatomy, layer: int, seen: Reading, targets_ND: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Content:
     @property
     def revision(self) -> str | None:
         """Revision of the base model that the run asked for."""
-        return self.state.run.config["model"].get("revision")
+        revision: str | None = self.state.run.config["model"].get("revision")
+        return revision
 
     @property
     def base_in_code(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.export.about import Content, about
 from lit_edit.export.card import Kind, card

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.export.changes import Change
 from lit_edit.export.reading import LayerEntry, read_delta

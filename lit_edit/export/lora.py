@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.export.about import Content
 from lit_edit.export.card import Kind, card

@@ -97,4 +97,5 @@ class RandomSubspace(Guard):
 
 def _orthonormal(width: int, count: int, generator: torch.Generator) -> Tensor:
     """Orthonormal basis of a uniformly distributed subspace, ``[width, count]`` float64."""
-    return torch.linalg.qr(torch.randn(width, count, generator=generator, dtype=torch.float64)).Q
+    basis: Tensor = torch.linalg.qr(torch.randn(width, count, generator=generator, dtype=torch.float64)).Q
+    return basis

@@ -194,8 +194,9 @@ class PairData(LightningDataModule):
     def _processed(self) -> int:
         """Batches that Lightning has applied."""
         assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.processed  # type: ignore[attr-defined]  # Lightning annotates the base class of what it keeps here
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current  # annotated as the base class of what it is
+        processed: int = progress.processed
+        return processed
 
 
 def _topic(request: EditRequest) -> str:

@@ -193,7 +193,8 @@ class HyperNetwork(nn.Module):
     def factors(self, layer: int, captured: Captured) -> tuple[Tensor, Tensor]:
         """Transformed inputs ``[T, d_in]`` and gradients ``[T, d_out]`` of a layer, without its rate."""
         transform = self.transforms[_key(self.shapes[layer])]
-        return transform(captured, self.places[layer])
+        factors: tuple[Tensor, Tensor] = transform(captured, self.places[layer])
+        return factors
 
     def delta(self, layer: int, captured: Captured) -> Delta:
         """The change of a layer's weight, of rank at most the number of tokens; gradients flow through it."""

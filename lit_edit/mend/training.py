@@ -39,7 +39,8 @@ def changed(anatomy: Anatomy, deltas: Mapping[int, Delta]) -> Iterator[None]:
         left_OR, right_RI = delta.factors
 
         def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            return output + (args[0].float() @ right_RI.T @ left_OR.T).to(output.dtype)
+            input_TI: Tensor = args[0]
+            return output + (input_TI.float() @ right_RI.T @ left_OR.T).to(output.dtype)
 
         return hook
 
@@ -155,7 +156,9 @@ class MendTrainer(L.LightningModule):
     @property
     def data(self) -> PairData:
         """Where edits come from."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        trainer: Any = self.trainer  # Lightning adds the data module to its trainer, unannotated
+        data: PairData = trainer.datamodule
+        return data
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, with a rate of its own for the learnt rates of the edits."""

@@ -160,7 +160,7 @@ class GeneratedAnswers(Metric):
     def compute(self) -> Tensor:
         """The rate so far."""
         total, records = (getattr(self, f"{self.scoring}_{state}") for state in ("total", "records"))
-        assert isinstance(total, Tensor)
+        assert isinstance(total, Tensor) and isinstance(records, Tensor)
         return total / records
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

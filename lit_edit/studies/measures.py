@@ -66,7 +66,8 @@ def edits(metric: str, scoring: str) -> Measure:
     name = f"{metric}/{scoring}/teacher_forced"
 
     def curve(result: Result) -> Curve:
-        return result["validations"].get(name, [])
+        points: Curve = result["validations"].get(name, [])
+        return points
 
     def sure(result: Result) -> tuple[float, float] | None:
         found = [result["intervals"].get(f"edit/{protocol}/{name}") for protocol in ("final", "so_far")]
@@ -79,7 +80,8 @@ def probe(name: str, label: str) -> Measure:
     """A probe by its own number."""
 
     def curve(result: Result) -> Curve:
-        return result["validations"].get(_shown(result, name), [])
+        points: Curve = result["validations"].get(_shown(result, name), [])
+        return points
 
     def sure(result: Result) -> tuple[float, float] | None:
         change, here = result["changes"].get(_shown(result, name)), curve(result)
@@ -163,7 +165,7 @@ def _others(result: Result, apart: str) -> list[str]:
 
 def _left(result: Result, name: str, value: float) -> float:
     """What is left of an ability: the number relative to that of the unedited model, the other way round for a perplexity."""
-    start = result["validations"][_shown(result, name)][0][1]
+    start: float = result["validations"][_shown(result, name)][0][1]
     if result["probes"][name]["higher_is_better"]:
         return value / start
     return start / value if value else math.inf
@@ -205,7 +207,8 @@ def _sure(result: Result, apart: str) -> tuple[float, float] | None:
 
 def _shown(result: Result, name: str) -> str:
     """Logged name of the number that stands for a probe."""
-    return result["probes"].get(name, {}).get("shown", "")
+    shown: str = result["probes"].get(name, {}).get("shown", "")
+    return shown
 
 
 def _pair(bounds: Sequence[float]) -> tuple[float, float]:

@@ -58,7 +58,8 @@ def within(left_OK: Tensor, right_IK: Tensor, norm: float, generator: torch.Gene
     count = left_OK.shape[1]
     inner_KK = torch.randn(count, count, generator=generator, dtype=torch.float64).to(left_OK.device)
     delta_OI = left_OK.double() @ inner_KK @ right_IK.double().T
-    return delta_OI * (norm / delta_OI.norm())
+    scale: Tensor = norm / delta_OI.norm()
+    return delta_OI * scale
 
 
 class Perturb(WeightStudy):
@@ -229,4 +230,5 @@ class Perturb(WeightStudy):
 
 def _random_directions(width: int, count: int, generator: torch.Generator) -> Tensor:
     """Orthonormal basis of a uniformly distributed subspace, ``[width, count]`` float64."""
-    return torch.linalg.qr(torch.randn(width, count, generator=generator, dtype=torch.float64)).Q
+    basis: Tensor = torch.linalg.qr(torch.randn(width, count, generator=generator, dtype=torch.float64)).Q
+    return basis

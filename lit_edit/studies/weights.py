@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_edit.anatomy import Anatomy, is_transposed
+from lit_edit.anatomy import Anatomy
+from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.identity import load_pretrained
 from lit_edit.probes.base import Probe

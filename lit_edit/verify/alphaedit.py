@@ -51,14 +51,16 @@ def rounded_basis(file: TensorFile | None, layer: int, moment: SecondMoment, thr
     recorded = None if file is None else file.get(f"P/layer{layer}")
     if recorded is not None:
         values, vectors = torch.linalg.eigh(recorded.double())  # 1 inside, 0 outside
-        return vectors[:, values < 0.5]
+        outside: Tensor = vectors[:, values < 0.5]
+        return outside
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as recorded: another number of threads rounds another way
     try:
         left, values, _ = torch.linalg.svd(moment.mean.float(), full_matrices=False)
     finally:
         torch.set_num_threads(threads)
-    return torch.linalg.qr(left[:, values >= threshold].double()).Q
+    basis: Tensor = torch.linalg.qr(left[:, values >= threshold].double()).Q
+    return basis
 
 
 def exact(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> family.Method | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.descent import DescentOptions, descend
 from lit_edit.errors import EditError
 from lit_edit.prompts import EditRows

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_edit.delta import Delta
+from lit_edit.editors import LocateThenEdit
 from lit_edit.editors.nse import NSE, Block
 from lit_edit.inverses import FactoredInverse, Inverse
 from lit_edit.prompts import EditRows, Encoder
@@ -97,7 +98,7 @@ def active(method: family.Method, batch: int, index: int) -> list[int] | None:
     return None if told is None else [] if index >= len(told) else list(told[index])
 
 
-def solved(method: family.Method, editor: family.LocateThenEdit) -> Iterator[tuple[int, int, int, Tensor, Delta]]:
+def solved(method: family.Method, editor: LocateThenEdit) -> Iterator[tuple[int, int, int, Tensor, Delta]]:
     """``(batch, pass, layer, keys, delta)`` of the closed form on recorded keys and residuals; ends where they end."""
     o, i = method.recording.anatomy.d_model, method.recording.anatomy.d_inner
     for batch in method.batches:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +23,8 @@ from lit_edit.request import EditRequest
 
 if TYPE_CHECKING:
     from lit_edit.verify.table import Row
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Recording:
         """
         return self.want(f"hyper_parameters/{method}", dict)
 
-    def want(self, path: str, kind: type) -> Any:
+    def want(self, path: str, kind: type[T]) -> T:
         """An entry of ``meta.json`` by its path, with ``/`` between keys.
 
         Raises:
@@ -236,7 +238,7 @@ class Recording:
         return batches
 
 
-def read_json(path: Path, kind: type) -> Any:
+def read_json(path: Path, kind: type[T]) -> T:
     """The content of a JSON file.
 
     Raises:

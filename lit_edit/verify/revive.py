@@ -104,7 +104,8 @@ def _project(delta: Tensor, layer: int, tau: float, basis: Any, recording: Recor
     weight = recording.original[layer]
     guard = REVIVE(tau=tau, basis=basis)
     guard.prepare(layer, weight, spectrum)
-    return guard(layer, Delta.from_dense(delta), weight).dense()
+    safe: Tensor = guard(layer, Delta.from_dense(delta), weight).dense()
+    return safe
 
 
 def _norms(

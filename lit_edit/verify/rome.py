@@ -208,7 +208,8 @@ class _Replay:
     def _u_float32(self, key_I: Tensor) -> Tensor:
         """The direction as the reference finds it."""
         u = self.inverse_II @ key_I
-        return u / u.norm()
+        length: Tensor = u.norm()
+        return u / length
 
     def _direction(self) -> Tolerance:
         """What the float32 inverse leaves of ``u``: as ``meta.json`` tells it, else as it comes out here on recorded keys."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lit_edit.anatomy import is_transposed
+from lit_edit.decoder import is_transposed
 from lit_edit.delta import Delta
 from lit_edit.guards import SPHERE
 from lit_edit.verify import alphaedit, family

@@ -25,7 +25,8 @@ Item = tuple[str, str]
 
 def blocks(model: Any) -> nn.ModuleList:
     """The transformer blocks of a GPT-2 or Llama type model."""
-    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    found: nn.ModuleList = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    return found
 
 
 @torch.no_grad()
@@ -99,7 +100,8 @@ def patching(model: nn.Module, tokenizer: Any, world: World, n: int = 300, seed:
 
 def _hidden(out: Any) -> Tensor:
     """Hidden states of a block's output, which is a tensor or a tuple depending on the family."""
-    return out[0] if isinstance(out, tuple) else out
+    hidden: Tensor = out[0] if isinstance(out, tuple) else out
+    return hidden
 
 
 def _rows(tokenizer: Any, questions: Sequence[tuple[str, str]]) -> tuple[dict[str, Tensor], Tensor]:

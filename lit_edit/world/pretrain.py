@@ -35,11 +35,12 @@ from lit_edit.world import check
 from lit_edit.world.facts import World
 from lit_edit.world.network import build_network
 from lit_edit.world.rows import labels_and_weights, masks, pack
+from lit_edit.world.skills import SKILLS, held_out
 from lit_edit.world.text import training_documents
 from lit_edit.world.tokenizer import build_tokenizer
 
 
-class _Batches(Dataset):
+class _Batches(Dataset[dict[str, Tensor]]):
     """Batch ``i`` follows from the seed and ``i`` alone."""
 
     def __init__(self, data: WorldData) -> None:
@@ -92,16 +93,16 @@ class WorldData(L.LightningDataModule):
         self.seed, self.batches, self.documents, self.row_length = seed, batches, documents, row_length
         self.skills, self.plain, self.hidden = skills, plain, hidden
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """One epoch of ready-made batches."""
         return DataLoader(_Batches(self), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[list[check.Item]]:
         """Three sets of ``(prompt, answer)`` items: facts in the edit prompt, facts in other words, skills."""
         rng = Random("validation")
         asked, reworded = (self.world.facts(phrasing) for phrasing in (0, 1))
         n = min(200, len(asked))
-        exercises = [item for name in check.SKILLS for item in check.held_out(name, 50)]
+        exercises = [item for name in SKILLS for item in held_out(name, 50)]
         sets: Any = [rng.sample(asked, n), rng.sample(reworded, n), exercises]
         return DataLoader(sets, batch_size=None)
 
@@ -158,7 +159,9 @@ class WorldPretrainer(L.LightningModule):
     @property
     def data(self) -> WorldData:
         """Where world, tokenizer and text come from."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        trainer: Any = self.trainer  # Lightning adds the data module to its trainer, unannotated
+        data: WorldData = trainer.datamodule
+        return data
 
     def configure_model(self) -> None:
         """Build the network for the vocabulary of the data module."""
@@ -254,7 +257,7 @@ class WorldPretrainer(L.LightningModule):
         ]
         return torch.stack(losses).mean()
 
-    def validation_step(self, batch: list, batch_idx: int) -> None:
+    def validation_step(self, batch: list[check.Item], batch_idx: int) -> None:
         """Share of right answers in one set of items."""
         name = ("facts", "facts_reworded", "skills")[batch_idx]
         right = check.accuracy(self.net, self.data.tokenizer, batch)
@@ -275,7 +278,7 @@ class WorldPretrainer(L.LightningModule):
 
         def factor(step: int) -> float:
             if step < h.warmup:
-                return (step + 1) / h.warmup
+                return (step + 1) / float(h.warmup)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - h.warmup) / max(1, steps - h.warmup))))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
