@@ -154,6 +154,9 @@ def pytest(rest: list[str]) -> None:
         if word == "-m":
             assert rest[0] in markers, f"there is no marker {rest[0]}"
             rest = rest[1:]
+        elif word == "-n":
+            assert rest[0] == "auto", "as many processes as this machine has cores"
+            rest = rest[1:]
         else:
             assert (pages.ROOT / word).exists(), f"there is no {word}"
 
