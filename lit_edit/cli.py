@@ -22,7 +22,9 @@ import lit_edit.corpus
 import lit_edit.editors
 import lit_edit.guards
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
+from lit_edit.board import EditBoard
 from lit_edit.callbacks import (
+    BoardKeeper,
     CollapseGuard,
     EditProgressBar,
     ImmediateScores,
@@ -34,7 +36,7 @@ from lit_edit.callbacks import (
     StreamCheckpoint,
 )
 from lit_edit.checkpoint_folder import newest, renew_last
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
+from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
@@ -76,7 +78,8 @@ class _SaveConfig(SaveConfigCallback):
         path.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+                told = self.parser.dump(config, skip_none=True)  # what is null is not set
+                logger.experiment.add_text("config", f"```yaml\n{told}\n```", 0)
 
 
 class EditCLI(SentenceCLI):
@@ -143,7 +146,7 @@ class EditCLI(SentenceCLI):
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         folder = named(config["run_dir"], "--run_dir")
         edits = self.subcommand in (None, "fit")
-        self._begins: int | None = None
+        self._begins: int | None = None  # requests that lie behind the checkpoint
         self._starts_over = False
         if of_several():
             self._follow(config, folder)
@@ -164,7 +167,7 @@ class EditCLI(SentenceCLI):
             config["ckpt_path"] = self._last(Path(config["checkpoint"]["dirpath"]), edits)
         elif config.get("ckpt_path") is not None:
             path = named(config["ckpt_path"], "--ckpt_path")
-            self._begins = int(prove(path).get("batches") or 0) if edits else None
+            self._begins = int(prove(path).get("position") or 0) if edits else None
 
     def _follow(self, config: Any, folder: Path) -> None:
         """Another rank than the first one writes nothing, so all it has to find is the checkpoint; the first one proves it."""
@@ -190,7 +193,7 @@ class EditCLI(SentenceCLI):
             print(f"using {found.path}, after {found.batches} batches", file=sys.stderr)
         if not edits:
             return str(found.path)
-        self._begins = found.batches
+        self._begins = int(header(found.path).get("position") or 0)
         renew_last(found.path)
         return str(found.path.with_name("last.ckpt"))
 
@@ -204,7 +207,7 @@ class EditCLI(SentenceCLI):
             logs = Path(folder) if self.subcommand in (None, "fit") else Path(folder, str(self.subcommand))
             kwargs["logger"] = [
                 # What a run logged behind the checkpoint that this one goes on from is logged again, and hidden there.
-                TensorBoardLogger(logs, name="", version="tensorboard", default_hp_metric=False, purge_step=self._begins),
+                EditBoard(logs, name="", version="tensorboard", purge_step=self._begins and self._begins + 1),
                 # A CSV logger empties its folder when it starts: a resumed run takes the next one.
                 RowLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
@@ -217,7 +220,7 @@ class EditCLI(SentenceCLI):
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         # The user's own look once the batch is counted and its immediate scores are in: theirs may take long.
         keeper = JournalKeeper(folder, self._chosen("journal.factors"), self._chosen("journal.without"))
-        callbacks = [keeper, ImmediateScores(), *(given.get("callbacks") or [])]
+        callbacks = [keeper, BoardKeeper(self._chosen("final")), ImmediateScores(), *(given.get("callbacks") or [])]
         callbacks += [Report(folder), Predictions(folder)]
         if given.get("enable_progress_bar") is not False:
             callbacks.append(EditProgressBar())

@@ -1,5 +1,6 @@
 """Callbacks: they look, and change nothing."""
 
+from lit_edit.callbacks.board import BoardKeeper
 from lit_edit.callbacks.checkpoint import StreamCheckpoint
 from lit_edit.callbacks.collapse import CollapseGuard
 from lit_edit.callbacks.drift import SpectralDrift
@@ -14,6 +15,7 @@ from lit_edit.callbacks.report import Report
 from lit_edit.callbacks.retention import RetentionScores
 
 __all__ = [
+    "BoardKeeper",
     "CollapseGuard",
     "EditProgressBar",
     "Generations",
