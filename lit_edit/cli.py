@@ -10,11 +10,13 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -26,7 +28,6 @@ from lit_edit.board import EditBoard
 from lit_edit.callbacks import (
     BoardKeeper,
     CollapseGuard,
-    EditProgressBar,
     ImmediateScores,
     JournalKeeper,
     Predictions,
@@ -43,6 +44,8 @@ from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.module import ContinualEditor
 from lit_edit.parser import VERBS, SentenceCLI, told_as_error
 from lit_edit.paths import named
+from lit_edit.progress import Progress, QuietProgress, fitting
+from lit_edit.progress.messages import only_warnings
 from lit_edit.row_logger import RowLogger
 from lit_edit.run_settings import settings_of
 from lit_edit.strategies import of_several, register
@@ -86,6 +89,10 @@ class EditCLI(SentenceCLI):
     """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; a run writes to ``--run_dir``."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        with ExitStack() as self._quiet:
+            self._start(args, run)
+
+    def _start(self, args: list[str] | None, run: bool) -> None:
         super().__init__(
             ContinualEditor,
             EditStream,
@@ -108,6 +115,13 @@ class EditCLI(SentenceCLI):
             run=run,
         )
 
+    def _set_seed(self) -> None:
+        """The first thing to say something, so what is said is settled before it."""
+        chosen = self._get(self.config, "progress")
+        if chosen is not None and issubclass(locate(chosen.class_path), QuietProgress):
+            self._quiet.enter_context(only_warnings())
+        super()._set_seed()
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options that belong to a run rather than to model, data or trainer."""
         parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
@@ -115,6 +129,13 @@ class EditCLI(SentenceCLI):
         parser.add_argument("--final", type=bool, default=True, help="score all edits at the end, not only data.review of them")
         parser.add_argument("--journal.factors", type=bool, default=True, help="keep what every batch changed, for replays")
         parser.add_argument("--journal.without", type=list[str], default=[], help="ids of requests to leave out of the stream")
+        parser.add_argument(
+            "--progress",
+            type=Progress | None,
+            default=None,
+            help="how far the run has come: EditProgressBar (bars), PlainProgress (lines for a log file) or QuietProgress "
+            "(warnings and the table only); bars in a terminal and lines elsewhere unless it is given",
+        )
         parser.add_lightning_class_args(SpectralDrift, "drift")
         parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ReplicaCheck, "replicas")
@@ -222,8 +243,9 @@ class EditCLI(SentenceCLI):
         keeper = JournalKeeper(folder, self._chosen("journal.factors"), self._chosen("journal.without"))
         callbacks = [keeper, BoardKeeper(self._chosen("final")), ImmediateScores(), *(given.get("callbacks") or [])]
         callbacks += [Report(folder), Predictions(folder)]
-        if given.get("enable_progress_bar") is not False:
-            callbacks.append(EditProgressBar())
+        own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if given.get("enable_progress_bar") is not False and not own:
+            callbacks.append(self._get(self.config_init, "progress") or fitting())
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -288,8 +310,9 @@ def _check_writable(folder: Path) -> None:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning tells this run's user something (advertisements and absent hardware do not)."""
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
+    """Whether a message of Lightning tells this run's user something (advertisements, absent hardware, one epoch do not)."""
+    other = ("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available", "`Trainer.fit` stopped: `max_epochs=1`")
+    return not record.getMessage().startswith(other)
 
 
 @contextmanager

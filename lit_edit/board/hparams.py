@@ -23,6 +23,9 @@ COLUMNS = {
 }
 """The same for every run: TensorBoard takes the columns of one run for all runs of a page."""
 
+_FIRST = ("editor", "guards", "lam", "tau")
+"""Of the columns TensorBoard shows five before it is asked for more, those that are said to differ first."""
+
 
 def settings(module: Any, stream: Any) -> dict[str, Any]:
     """Values of :data:`COLUMNS`; what a run does not have is left out.
@@ -51,11 +54,16 @@ def _called(part: Any, place: str, chosen: Mapping[str, Any]) -> str:
     """Class of an editor or a guard, with the options that are not its defaults."""
     usual = {name: parameter.default for name, parameter in inspect.signature(type(part)).parameters.items()}
     options = {name.removeprefix(f"{place}."): value for name, value in chosen.items() if name.startswith(f"{place}.")}
-    told = [f"{name}={_short(value)}" for name, value in options.items() if name in usual and value != usual[name]]
+    told = [
+        f"{name}={short(value)}"
+        for name, value in options.items()
+        if name in usual and value != usual[name] and name != "lam"  # which has a column
+    ]
     return type(part).__name__ + (f"({', '.join(told)})" if told else "")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A setting as it is read: no more digits than it takes."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -66,7 +74,7 @@ def experiment(metrics: Sequence[tuple[str, str]]) -> tuple[str, bytes]:
         metrics: tag of a number and the title of its column; the latest value of the tag is shown.
     """
     said = api_pb2.Experiment(
-        hparam_infos=[api_pb2.HParamInfo(name=name, type=kind) for name, kind in COLUMNS.items()],
+        hparam_infos=[api_pb2.HParamInfo(name=name, type=kind, differs=name in _FIRST) for name, kind in COLUMNS.items()],
         metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=title) for tag, title in metrics],
     )
     return metadata.EXPERIMENT_TAG, _content(experiment=said)

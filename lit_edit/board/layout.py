@@ -20,7 +20,7 @@ def layout(probes: Mapping[str, str]) -> layout_pb2.Layout:
     """Charts for any run; what it does not measure is an empty chart.
 
     Args:
-        probes: tag of the number shown of every probe, by the probe's name.
+        probes: tag of the number that is shown of every probe, by the probe's name.
     """
     categories = [
         _category("Edits: accuracy", _edits("accuracy")),
@@ -45,7 +45,7 @@ def layout(probes: Mapping[str, str]) -> layout_pb2.Layout:
 
 def _edits(scoring: str) -> dict[str, list[str]]:
     charts = {
-        metric: [f"{where}/{metric}/{scoring}/teacher_forced" for where in ("before", "edit/immediate", "edit/so_far", "final")]
+        metric: [f"{where}/{metric}/{scoring}" for where in ("before", "edit/immediate", "edit/so_far", "final")]
         for metric in ("efficacy", "paraphrase", "neighbourhood")
     }
     return charts | {"retention by age": [f"retention/.*/{scoring}/.*"]}

@@ -76,12 +76,15 @@ OTHERS = {
 def shown(name: str) -> str:
     """A logged name as TensorBoard has it.
 
+    Cards cut long titles in the middle, where metric and scoring are, so that the usual decoding is left to the description.
+
     Example:
         >>> shown("edit/final/efficacy/accuracy/teacher_forced"), shown("probe/grammar/accuracy/teacher_forced")
-        ('final/efficacy/accuracy/teacher_forced', 'ability/grammar/accuracy/teacher_forced')
+        ('final/efficacy/accuracy', 'ability/grammar/accuracy')
         >>> shown("drift/ls/layer_3"), shown("edit/so_far/efficacy/accuracy/teacher_forced")
-        ('spectral/ls/layer_3', 'edit/so_far/efficacy/accuracy/teacher_forced')
+        ('spectral/ls/layer_3', 'edit/so_far/efficacy/accuracy')
     """
+    name = name.replace("/teacher_forced", "")
     for logged, group in GROUPS.items():
         if name.startswith(logged):
             return group + name.removeprefix(logged)
@@ -104,4 +107,6 @@ def description(tag: str) -> str:
             return OTHERS[beginning] + "".join(f" {SCORINGS[part]}" for part in tag.split("/") if part in SCORINGS)
     parts = [part for word in tag.split("/") for part in (word, word.split("_")[0])]
     found = [words[part] for words in (PROTOCOLS, METRICS, SCORINGS, ENDS) for part in parts if part in words]
+    if found and "generated" not in tag:
+        found.append("Teacher-forced: the model is shown the answer up to each token that it is asked for.")
     return " ".join(dict.fromkeys(found))

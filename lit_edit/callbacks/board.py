@@ -40,14 +40,14 @@ class BoardKeeper(Callback):
         """Charts, the columns of the HParams tab and a few words about the run."""
         run: Any = trainer  # Lightning sets the data module where no type checker looks
         stream = run.datamodule
-        probes = {probe.name: f"ability/{probe.name}/{probe.shown}" for probe in stream.probes}
+        probes = {probe.name: shown(f"probe/{probe.name}/{probe.shown}") for probe in stream.probes}
         values = hparams.settings(pl_module, stream)
-        rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in values.items())
+        rows = "\n".join(f"| {name.replace('_', ' ')} | {hparams.short(value)} |" for name, value in values.items())
         for board in self.boards(trainer):
             board.arrange(layout(probes))
             board.log_session(*hparams.experiment(self._metrics(probes)))
             board.log_session(*hparams.start(values))
-            board.experiment.add_text("about", f"| | |\n|---|---|\n{rows}", 0)
+            board.experiment.add_text("about", f"| setting | value |\n|---|---|\n{rows}", 0)
 
     def _metrics(self, probes: Mapping[str, str]) -> list[tuple[str, str]]:
         """Tags of the scores in the HParams tab, and their titles."""

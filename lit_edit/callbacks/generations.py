@@ -205,7 +205,7 @@ class Generations(StreamWatcher):
         return found
 
     def _keep(self, trainer: L.Trainer, pl_module: Any, said: Sequence[tuple[EditRequest, str, str, str]]) -> None:
-        lines, rows = [], ["| prompt | said | new answer | said it | asked for |", "|---|---|---|---|---|"]
+        lines, rows = [], ["| prompt | said | new answer | in it | kind of prompt |", "|---|---|---|---|---|"]
         for request, kind, prompt, answer in said:
             wanted = None if kind == "fluency" else request.target_new
             line = {"edits": pl_module.edits, "case_id": request.case_id, "kind": kind, "prompt": prompt, "said": answer}
