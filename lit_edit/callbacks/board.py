@@ -39,7 +39,9 @@ class BoardKeeper(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Charts, the columns of the HParams tab and a few words about the run."""
         run: Any = trainer  # Lightning sets the data module where no type checker looks
-        stream = run.datamodule
+        stream = getattr(run, "datamodule", None)
+        if stream is None:
+            return
         probes = {probe.name: shown(f"probe/{probe.name}/{probe.shown}") for probe in stream.probes}
         values = hparams.settings(pl_module, stream)
         rows = "\n".join(f"| {name.replace('_', ' ')} | {hparams.short(value)} |" for name, value in values.items())
