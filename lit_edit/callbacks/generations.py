@@ -205,13 +205,13 @@ class Generations(StreamWatcher):
         return found
 
     def _keep(self, trainer: L.Trainer, pl_module: Any, said: Sequence[tuple[EditRequest, str, str, str]]) -> None:
-        lines, rows = [], ["| prompt | said | new answer | in it | kind of prompt |", "|---|---|---|---|---|"]
+        lines, rows = [], ["| kind of prompt | prompt | said | new answer: said? |", "|---|---|---|---|"]
         for request, kind, prompt, answer in said:
             wanted = None if kind == "fluency" else request.target_new
             line = {"edits": pl_module.edits, "case_id": request.case_id, "kind": kind, "prompt": prompt, "said": answer}
             lines.append(json.dumps({**line, "wanted": wanted}, ensure_ascii=False) + "\n")
-            found = "" if wanted is None else "yes" if containment(answer, [wanted]) else "no"
-            rows.append("| " + " | ".join(_cell(text) for text in (prompt, answer, wanted or "", found, kind)) + " |")
+            found = "" if wanted is None else f"{wanted}: {'yes' if containment(answer, [wanted]) else 'no'}"
+            rows.append("| " + " | ".join(_cell(text) for text in (kind, prompt, answer, found)) + " |")
         if not lines:
             return
         content = "".join(lines).encode(errors="backslashreplace")

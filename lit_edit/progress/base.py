@@ -108,10 +108,10 @@ class Progress(ProgressBar):
         """Close what is open before the error is told."""
         self._close()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """One epoch is one stream."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """The stream begins; not told when its epoch does, which Lightning says nothing of where a run resumes."""
         if self.is_enabled:
-            self.stream_begins(trainer.fit_loop.epoch_loop.batch_progress.current.completed, _batches(trainer))
+            self.stream_begins(getattr(pl_module, "batches", 0), _batches(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """One batch more."""

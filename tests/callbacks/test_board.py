@@ -133,7 +133,7 @@ def test_texts(ran):
         for name in ("about", "generations", "summary")
     }
     assert "| editor | MEMIT(history=True) |" in text["about"] and "| lam | 10 |" in text["about"]
-    assert text["generations"].startswith("| prompt | said | new answer | in it | kind of prompt |")
+    assert text["generations"].startswith("| kind of prompt | prompt | said | new answer: said? |")
     assert "6 edits in batches of 2, MEMIT + REVIVE" in text["summary"]
 
 
