@@ -54,12 +54,14 @@ class BoardKeeper(Callback):
     def _metrics(self, probes: Mapping[str, str]) -> list[tuple[str, str]]:
         """Tags of the scores in the HParams tab, and their titles."""
         protocol, told = ("final", "final") if self.final else ("so_far", "so far")
-        found = []
-        for scoring in ("accuracy", "success"):
-            for metric in _METRICS:
-                found.append((shown(f"edit/{protocol}/{metric}/{scoring}/teacher_forced"), f"{metric}, {scoring} ({told})"))
-        found += [(tag, name.replace("_", " ")) for name, tag in probes.items()]
-        return [*found, ("final/relative_norm", "relative norm"), ("final/triple_drift", "triple drift")]
+
+        def edits(scoring: str) -> list[tuple[str, str]]:
+            names = [(metric, f"edit/{protocol}/{metric}/{scoring}/teacher_forced") for metric in _METRICS]
+            return [(shown(name), f"{metric}, {scoring} ({told})") for metric, name in names]
+
+        worst = [("final/relative_norm", "relative norm"), ("final/triple_drift", "triple drift")]
+        abilities = [(tag, name.replace("_", " ")) for name, tag in probes.items()]
+        return [*edits("accuracy"), *worst, *abilities, *edits("success")]  # without being asked, TensorBoard shows five
 
     def end(self, trainer: L.Trainer, drift: Mapping[str, float]) -> None:
         """The run has come to its end.
