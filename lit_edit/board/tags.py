@@ -110,3 +110,14 @@ def description(tag: str) -> str:
     if found and "generated" not in tag:
         found.append("Teacher-forced: the model is shown the answer up to each token that it is asked for.")
     return " ".join(dict.fromkeys(found))
+
+
+def glossary() -> str:
+    """What all names mean, as a Markdown table: some of TensorBoard's servers do not hand on the sentences of the numbers.
+
+    Example:
+        >>> glossary().splitlines()[2]
+        "| before | A sample of the stream's edits on the unedited model. |"
+    """
+    words = {**PROTOCOLS, **METRICS, **SCORINGS, **ENDS, **OTHERS}
+    return "\n".join(("| name | means |", "|---|---|", *(f"| {word} | {told} |" for word, told in words.items())))

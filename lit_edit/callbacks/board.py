@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_edit.board import hparams
 from lit_edit.board.layout import layout
 from lit_edit.board.logger import EditBoard
-from lit_edit.board.tags import shown
+from lit_edit.board.tags import glossary, shown
 
 _METRICS = ("efficacy", "paraphrase", "neighbourhood")
 
@@ -50,6 +50,7 @@ class BoardKeeper(Callback):
             board.log_session(*hparams.experiment(self._metrics(probes)))
             board.log_session(*hparams.start(values))
             board.experiment.add_text("about", f"| setting | value |\n|---|---|\n{rows}", 0)
+            board.experiment.add_text("names", glossary(), 0)
 
     def _metrics(self, probes: Mapping[str, str]) -> list[tuple[str, str]]:
         """Tags of the scores in the HParams tab, and their titles."""

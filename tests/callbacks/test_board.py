@@ -130,10 +130,11 @@ def test_texts(ran):
     _, events = ran
     text = {
         name: events.Tensors(f"{name}/text_summary")[-1].tensor_proto.string_val[0].decode()
-        for name in ("about", "generations", "summary")
+        for name in ("about", "generations", "names", "summary")
     }
     assert "| editor | MEMIT(history=True) |" in text["about"] and "| lam | 10 |" in text["about"]
     assert text["generations"].startswith("| kind of prompt | prompt | said | new answer: said? |")
+    assert "| spectral/relative_norm | Frobenius norm of the edited weight over" in text["names"]
     assert "6 edits in batches of 2, MEMIT + REVIVE" in text["summary"]
 
 
