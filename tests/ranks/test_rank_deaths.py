@@ -111,7 +111,11 @@ def test_a_rank_that_hangs_ends_the_run_within_the_timeout(streams):
         ("Nudge", "rank 1 differs from the others in the master of layer 1 ("),
         pytest.param("OtherFacts", "rank 1 differs from the others in the edit set (", marks=pytest.mark.slow),
         ("FullDisk", "cannot be written: No space left on device"),
-        pytest.param("OutOfMemory", "memory does not suffice for the targets of a batch of 5 requests (the device is full)", marks=pytest.mark.slow),
+        pytest.param(
+            "OutOfMemory",
+            "memory does not suffice for the targets of a batch of 5 requests (the device is full)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_wrong_with_one_rank_ends_all_of_them_with_its_words(streams, meddler, words):
