@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from lit_edit.plan.memory import rehearsed, target_part
+from lit_edit.plan.rehearsed import rehearsed, target_part
 from lit_edit.plan.result import Disk, Memory
 from lit_edit.plan.scene import Scene
 from lit_edit.plan.state import needs_targets
