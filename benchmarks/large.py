@@ -136,6 +136,13 @@ def undo(run: Path, base: Path, folder: Path) -> Found:
     return {"applied": applied, "left": differing(model, base), "bytes": sum(one.stat().st_size for one in folder.iterdir())}
 
 
+def apply(folder: Path, model: nn.Module) -> None:
+    """Put an exported change on a model."""
+    import lit_edit
+
+    lit_edit.EditDelta.load(folder).apply(model)
+
+
 def differing(model: nn.Module, base: Path) -> list[str]:
     """Names of parameters whose bits are not those of the saved model."""
     found = []
