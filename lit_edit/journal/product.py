@@ -5,7 +5,7 @@ Legend: O = d_out, I = d_in, R = rank.
 How a matrix product is rounded depends on the library, the processor and the number of threads: each adds the terms in
 another order. Sums of whole numbers below 2^53 are exact in float64, whatever the order. Factors are therefore kept as whole
 numbers of 38 bits times powers of two, one power for each row of the left and each column of the right factor, and multiplied
-in two parts of 22 and 16 bits:
+in two parts of 22 and 16 bits (the exponent that is stored is that of 30 of the bits, :math:`e - 8`):
 
 .. math:: L_{ok} = 2^{e_o - 16} (2^{16} a_{ok} + a'_{ok}), \qquad R_{ki} = 2^{f_i - 16} (2^{16} b_{ki} + b'_{ki}),
     \qquad |a|, |b| \le 2^{22},\; |a'|, |b'| \le 2^{15}
