@@ -198,9 +198,10 @@ def _sampling(scene: Scene) -> int:
     network, corpus = scene.network, scene.corpus
     heads, width = network.heads
     tokens = corpus.rows_at_once * min(corpus.length, network.anatomy.positions)
-    cache = 2 * tokens * heads * width * len(network.anatomy.blocks) * network.anatomy.dtype.itemsize
+    cache: int = 2 * tokens * heads * width * len(network.anatomy.blocks) * network.anatomy.dtype.itemsize
     # The cache is written anew, longer by one, block by block; the likelihoods are copied three times.
-    return cache + cache // len(network.anatomy.blocks) + 12 * corpus.rows_at_once * network.anatomy.vocabulary
+    likelihoods: int = 12 * corpus.rows_at_once * network.anatomy.vocabulary
+    return cache + cache // len(network.anatomy.blocks) + likelihoods
 
 
 def target_part(scene: Scene) -> tuple[TargetShape, Held]:
