@@ -84,6 +84,6 @@ def test_a_file_of_another_version_says_so(written):
 
 def test_what_is_no_plain_data_is_named_and_the_file_before_stays(written):
     before = written.read_bytes()
-    with pytest.raises(TypeError, match="^checkpoint/hook is a function"):
+    with pytest.raises(TypeError, match=r"^checkpoint/hook is a function"):
         SafetensorsCheckpointIO().save_checkpoint({**CONTENT, "hook": json.dumps}, written)
     assert written.read_bytes() == before
