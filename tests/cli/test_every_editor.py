@@ -38,8 +38,15 @@ def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.mark.parametrize("guard", ["none", "revive"])
-@pytest.mark.parametrize("model", ["world-gpt2", "world-llama"])
+@pytest.mark.parametrize(
+    ("model", "guard"),
+    [
+        ("world-gpt2", "revive"),
+        ("world-llama", "none"),
+        pytest.param("world-gpt2", "none", marks=pytest.mark.slow),
+        pytest.param("world-llama", "revive", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", FRAGMENTS)
 def test_editor_runs_over_the_embedded_stream(name, model, guard, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lit-edit"])

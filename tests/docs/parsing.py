@@ -160,6 +160,9 @@ def pytest(rest: list[str]) -> None:
             rest = rest[1:]
         elif word == "--cov":
             assert any(need.startswith("pytest-cov>") for need in EXTRAS["dev"])
+        elif word == "-n":
+            assert rest[0] == "auto", "as many processes as this machine has cores"
+            rest = rest[1:]
         else:
             assert (pages.ROOT / word).exists(), f"there is no {word}"
 

@@ -39,7 +39,10 @@ def spoil(path, name, change):
     save_file({key: value.contiguous() for key, value in tensors.items()}, path)
 
 
-@pytest.mark.parametrize("model", ["tiny-gpt2", "tiny-gptj", "tiny-llama"])
+OTHERS = [pytest.param(model, marks=pytest.mark.slow) for model in ("tiny-gptj", "tiny-llama")]
+
+
+@pytest.mark.parametrize("model", ["tiny-gpt2", *OTHERS])
 def test_recorded_numbers_agree(golden, model, capsys):
     code = main([str(golden / model)])
     out = capsys.readouterr().out

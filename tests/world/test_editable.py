@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = sorted(path.name for path in (ROOT / "checkpoints").glob("world-*"))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])])
 def test_first_batch_of_fifty(name, tmp_path):
     module = ContinualEditor(
         str(ROOT / "checkpoints" / name),
