@@ -10,7 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from lit_edit.errors import EditError
+
+
+def check_device(device: torch.device, version: str = torch.__version__) -> None:
+    """Refuse devices on which this torch cannot cut models.
+
+    Raises:
+        EditError: for a CPU and a torch whose FSDP2 waits for streams, which CPUs have not.
+    """
+    if device.type == "cpu" and tuple(map(int, version.split(".")[:2])) < (2, 8):
+        raise EditError(
+            f"--trainer.strategy sharded on CPUs needs torch 2.8 or newer, and this is {version}; update torch, or use "
+            "--trainer.strategy replicated"
+        )
 
 
 def shard(blocks: nn.ModuleList, mesh: Any) -> None:

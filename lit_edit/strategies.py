@@ -17,6 +17,7 @@ from lit_edit.interrupts import end
 from lit_edit.launcher import StreamLauncher
 from lit_edit.process_ranks import LockstepRanks, ProcessRanks
 from lit_edit.ranks import RankFailed, Ranks
+from lit_edit.sharding import check_device
 
 
 class _OneStream(ParallelStrategy):
@@ -113,6 +114,8 @@ class ShardedStrategy(_OneStream, ModelParallelStrategy):
     def setup_environment(self) -> None:
         """See the base class."""
         self._data_parallel_size = self.num_nodes * self.num_processes
+        if self._data_parallel_size > 1:
+            check_device(self.root_device)
         super().setup_environment()
         self.ranks = LockstepRanks(self.root_device) if self.world_size > 1 else Ranks()
 

@@ -52,7 +52,8 @@ def calibrate(device: torch.device, dtype: torch.dtype, tokens: int, d_model: in
     matrix = torch.eye(side, dtype=torch.float64, device=device) + 1.0 / side
 
     def factor() -> torch.Tensor:
-        return torch.linalg.eigh(matrix)[1]
+        vectors: torch.Tensor = torch.linalg.eigh(matrix)[1]
+        return vectors
 
     return Rates(model, single, double, 9.0 * side**3 / _seconds(factor, device, part))
 

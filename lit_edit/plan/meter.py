@@ -24,7 +24,7 @@ class Live(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it open
         self.now = 0
         self.peak = 0
         self._held: dict[int, weakref.ref[Any]] = {}

@@ -23,6 +23,7 @@ PROGRAMS = (
     "ruff",
     "mypy",
     "mkdocs",
+    ".ci/lower",
     "ls",
     "cat",
     "export",

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import os
 import runpy
 import sys
 import tomllib
@@ -117,6 +118,9 @@ def check(words: list[str]) -> None:
     elif program == "mkdocs":
         assert rest in (["serve"], ["build", "--strict"]) and (pages.ROOT / "mkdocs.yml").exists()
         assert any(need.startswith("mkdocs>") for need in EXTRAS["docs"])
+    elif program == ".ci/lower":
+        assert os.access(pages.ROOT / program, os.X_OK), f"{program} cannot be run"
+        pytest(rest)
     elif program in ("ruff", "mypy"):
         assert any(need.startswith(program) for need in EXTRAS["dev"])
         assert rest in ([], ["check", "."], ["format", "--check", "."])
@@ -154,6 +158,8 @@ def pytest(rest: list[str]) -> None:
         if word == "-m":
             assert rest[0] in markers, f"there is no marker {rest[0]}"
             rest = rest[1:]
+        elif word == "--cov":
+            assert any(need.startswith("pytest-cov>") for need in EXTRAS["dev"])
         elif word == "-n":
             assert rest[0] == "auto", "as many processes as this machine has cores"
             rest = rest[1:]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from stream import write_facts
 from tiny import save_tiny
@@ -146,6 +147,30 @@ def test_a_dropped_request_leaves_a_run_that_never_had_it(place, drop, start, ca
     assert [r["cases"] for r in records("run")] == [r["cases"] for r in records("never")]
     assert [r["weights"] for r in records("run")] == [r["weights"] for r in records("never")]
     assert journal("verify", "run") == 0
+
+
+def test_a_request_that_was_never_written_cannot_be_dropped(place, capsys):
+    before = Path("run/journal.jsonl").read_bytes()
+    assert journal("rollback", "run", "--drop", "5", "--drop", "nobody", "--yes") == 2
+    assert "holds no written request 'nobody', so there is nothing to take out" in capsys.readouterr().err
+    assert Path("run/journal.jsonl").read_bytes() == before
+
+
+def test_a_rollback_removes_nothing_outside_of_the_run(place, capsys):
+    shutil.move("run/checkpoints", "elsewhere")
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    Path("run/config.yaml").write_text(yaml.safe_dump({**config, "checkpoint": {"dirpath": str(place / "elsewhere")}}))
+    before = Path("run/journal.jsonl").read_bytes(), sorted(Path("elsewhere").iterdir())
+    assert journal("rollback", "run", "--to", "2", "--yes") == 2
+    assert "elsewhere, outside of the run; nothing there is removed" in capsys.readouterr().err
+    assert (Path("run/journal.jsonl").read_bytes(), sorted(Path("elsewhere").iterdir())) == before
+
+
+def test_requests_left_out_are_those_of_the_stream(place, capsys):
+    options = ["--model.pretrained", "model", "--data.path", "facts.jsonl", "--run_dir", "less", *SMALL]
+    assert main(["fit", *options, "--journal.without", '["5", nobody]']) == 2
+    assert "--journal.without names 'nobody', but the stream holds no request of that id" in capsys.readouterr().err
+    assert not Path("less/journal.jsonl").exists()
 
 
 def test_compaction_keeps_the_chain_and_the_bits(place, capsys):
