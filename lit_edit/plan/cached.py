@@ -51,7 +51,7 @@ class Cache:
         for identity in self.moments:
             stored = store.get(identity)
             if stored is not None:
-                values = torch.linalg.eigvalsh(SecondMoment.of(stored).mean.double())
+                values = torch.linalg.eigvalsh(SecondMoment.of(stored, torch.device("cpu")).mean.double())
                 shares.append(float((values >= editor.threshold).double().mean()))
         return sum(shares) / len(shares) if shares else None
 

@@ -74,7 +74,7 @@ def _sampling(scene: Scene) -> int:
     tokens = corpus.rows_at_once * min(corpus.length, network.anatomy.positions)
     cache = 2 * tokens * heads * width * len(network.anatomy.blocks) * network.anatomy.dtype.itemsize
     # The cache is written anew, longer by one, block by block; the likelihoods are copied three times.
-    return cache + cache // len(network.anatomy.blocks) + 12 * corpus.rows_at_once * network.anatomy.vocabulary
+    return int(cache + cache // len(network.anatomy.blocks) + 12 * corpus.rows_at_once * network.anatomy.vocabulary)
 
 
 def total(parts: Iterable[Part]) -> int:
