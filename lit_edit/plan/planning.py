@@ -12,6 +12,7 @@ import torch
 from lit_edit.data import EditStream
 from lit_edit.identity import read_config, read_tokenizer
 from lit_edit.module import ContinualEditor
+from lit_edit.packaged import model_path
 from lit_edit.plan import cached as caches
 from lit_edit.plan.advice import advice
 from lit_edit.plan.calibration import calibrate as measure
@@ -92,7 +93,7 @@ def plan_of(
     """
     notes: list[str] = []
     scene = scene_of(network, encoder, model, stream, settings, notes)
-    folder = Path(model.pretrained).expanduser() if hash_weights else None
+    folder = (model_path(model.pretrained) or Path(model.pretrained).expanduser()) if hash_weights else None
     corpus = scene.corpus if scene.moment_tokens else None
     cache = caches.cached(network, encoder, scene.layers, model.store, corpus, model.moment_tokens, scene.wants_spectra, folder)
     found, share = cache.found, cache.protected(model.store, scene.editor)

@@ -234,3 +234,12 @@ def test_mistakes_end_in_one_sentence(bare, facts, tmp_path, capsys):
     assert "--trainer.devices is" in refused(*command(bare, facts, tmp_path, "--trainer.devices", "0"))
     assert "holds none" in refused(*command(bare, facts, tmp_path, "--hash", "true"))
     assert "edits run on cpu or gpu" in refused(*command(bare, facts, tmp_path, "--trainer.accelerator", "mps"))
+
+
+def test_an_embedded_model_is_hashed_by_its_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no folder has that name
+    told = tmp_path / "plan.json"
+    more = ("--calibrate", "false", "--hash", "true", "--json", str(told), "--model.cache_dir", str(tmp_path / "cache"))
+    assert main(["plan", "--config", "quickstart", *more]) == 0
+    capsys.readouterr()
+    assert [one["layers"] for one in json.loads(told.read_text())["cached"]] == [{"0": False, "1": False}] * 2
