@@ -18,7 +18,6 @@ from lit_edit.plan.network import Network
 from lit_edit.plan.result import Cached
 from lit_edit.preparation import TOKENS_PER_INPUT, _reading
 from lit_edit.prompts import Encoder
-from lit_edit.second_moment import SecondMoment
 from lit_edit.store import Store, fingerprint
 from lit_edit.whole_documents import WholeDocuments
 
@@ -51,7 +50,7 @@ class Cache:
         for identity in self.moments:
             stored = store.get(identity)
             if stored is not None:
-                values = torch.linalg.eigvalsh(SecondMoment.of(stored).mean.double())
+                values = torch.linalg.eigvalsh(stored["mean"].double())
                 shares.append(float((values >= editor.threshold).double().mean()))
         return sum(shares) / len(shares) if shares else None
 
