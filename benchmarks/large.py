@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from safetensors import safe_open
 from torch import nn
 
 from benchmarks.shapes import gpt2_tokenizer, random_model
+from lit_edit.prompts import Encoder
+from lit_edit.request import EditRequest
 
 Found = dict[str, Any]
 
@@ -112,7 +114,7 @@ def fit(arguments: list[str], base: Path) -> Found:
 
 
 def undo(run: Path, base: Path, folder: Path) -> Found:
-    """Export what a run changed, put it on the base model, and take it off again.
+    """Export what a run changed, put it on the base model, ask for the facts, and take it off again.
 
     Args:
         run: folder of the run.
@@ -128,19 +130,33 @@ def undo(run: Path, base: Path, folder: Path) -> Found:
 
     if command(["export", str(run), "--to", str(folder), "--format", "delta"]):
         raise RuntimeError("lit-edit export failed; its message stands above")
-    model = load_pretrained(str(base), None, torch.float32)[0]
+    model, tokenizer = load_pretrained(str(base), None, torch.float32)
+    encoder, requests = Encoder(tokenizer), written(run)
     edit = lit_edit.EditDelta.load(folder)
+    before = likelihoods(model, encoder, requests)
     edit.apply(model)
-    applied = differing(model, base)
+    applied, after = differing(model, base), likelihoods(model, encoder, requests)
     edit.unapply(model)
-    return {"applied": applied, "left": differing(model, base), "bytes": sum(one.stat().st_size for one in folder.iterdir())}
+    return {"applied": applied, "left": differing(model, base), "before": before, "after": after}
 
 
-def apply(folder: Path, model: nn.Module) -> None:
-    """Put an exported change on a model."""
-    import lit_edit
+def written(run: Path) -> list[EditRequest]:
+    """The requests that a run wrote, as its journal has them."""
+    records = (json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines())
+    asked = [one for record in records for one in record["requests"] if one["fate"] == "written"]
+    return [EditRequest(one["prompt"], one["subject"], one["target"]) for one in asked]
 
-    lit_edit.EditDelta.load(folder).apply(model)
+
+@torch.no_grad()
+def likelihoods(model: nn.Module, encoder: Encoder, requests: Sequence[EditRequest]) -> list[float]:
+    """Mean log-probability of the tokens of every request's answer, by one plain pass over the whole row each."""
+    model.eval()
+    found = []
+    for request in requests:
+        row = encoder.rows(request, ()).rewriting[0]
+        told = model(input_ids=torch.tensor([list(row.ids)]), use_cache=False).logits[0].float().log_softmax(-1)
+        found.append(sum(float(told[column, label]) for column, label in row.labels) / len(row.labels))
+    return found
 
 
 def differing(model: nn.Module, base: Path) -> list[str]:

