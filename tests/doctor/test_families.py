@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 import lit_edit
 from lit_edit.doctor.finding import Verdict
@@ -12,6 +14,8 @@ from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 PLAIN = {"gpt2", "gptj", "gpt_neox", "opt", "phi", "mpt", "falcon"}
 TIED = {"gpt2", "gemma2", "gemma3_text", "opt", "mpt", "falcon"}
 TUPLES = {"mpt", "falcon"}
+if Version(transformers.__version__) < Version("5.3"):
+    TUPLES |= {"gpt2", "gptj", "opt", "phi", "stablelm"}
 HEADS = {**dict.fromkeys(FAMILIES, "MHA"), "falcon": "MQA"}
 HEADS.update(dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"), "GQA"))
 WIDE = {"gpt2": 128, "gptj": 128, "mpt": 128}
