@@ -10,11 +10,13 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from pydoc import locate
+from typing import Any, cast
 
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -22,9 +24,10 @@ import lit_edit.corpus
 import lit_edit.editors
 import lit_edit.guards
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
+from lit_edit.board import EditBoard
 from lit_edit.callbacks import (
+    BoardKeeper,
     CollapseGuard,
-    EditProgressBar,
     ImmediateScores,
     JournalKeeper,
     Predictions,
@@ -34,13 +37,15 @@ from lit_edit.callbacks import (
     StreamCheckpoint,
 )
 from lit_edit.checkpoint_folder import newest, renew_last
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
+from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.module import ContinualEditor
 from lit_edit.parser import VERBS, SentenceCLI, told_as_error
 from lit_edit.paths import named
+from lit_edit.progress import Progress, QuietProgress, fitting
+from lit_edit.progress.messages import only_warnings
 from lit_edit.row_logger import RowLogger
 from lit_edit.run_settings import settings_of
 from lit_edit.strategies import of_several, register
@@ -76,13 +81,18 @@ class _SaveConfig(SaveConfigCallback):
         path.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+                told = self.parser.dump(config, skip_none=True)  # what is null is not set
+                logger.experiment.add_text("config", f"```yaml\n{told}\n```", 0)
 
 
 class EditCLI(SentenceCLI):
     """``fit validate test predict`` over :class:`ContinualEditor` and :class:`EditStream`; a run writes to ``--run_dir``."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        with ExitStack() as self._quiet:
+            self._start(args, run)
+
+    def _start(self, args: list[str] | None, run: bool) -> None:
         super().__init__(
             ContinualEditor,
             EditStream,
@@ -105,6 +115,13 @@ class EditCLI(SentenceCLI):
             run=run,
         )
 
+    def _set_seed(self) -> None:
+        """The first thing to say something, so what is said is settled before it."""
+        chosen = self._get(self.config, "progress")
+        if chosen is not None and issubclass(cast(type, locate(chosen.class_path)), QuietProgress):
+            self._quiet.enter_context(only_warnings())
+        super()._set_seed()
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options that belong to a run rather than to model, data or trainer."""
         parser.add_argument("--run_dir", type=str, default="runs/edit", help="folder for everything the run writes")
@@ -112,6 +129,13 @@ class EditCLI(SentenceCLI):
         parser.add_argument("--final", type=bool, default=True, help="score all edits at the end, not only data.review of them")
         parser.add_argument("--journal.factors", type=bool, default=True, help="keep what every batch changed, for replays")
         parser.add_argument("--journal.without", type=list[str], default=[], help="ids of requests to leave out of the stream")
+        parser.add_argument(
+            "--progress",
+            type=Progress | None,
+            default=None,
+            help="how far the run has come: EditProgressBar (bars), PlainProgress (lines for a log file) or QuietProgress "
+            "(warnings and the table only); bars in a terminal and lines elsewhere unless it is given",
+        )
         parser.add_lightning_class_args(SpectralDrift, "drift")
         parser.add_lightning_class_args(StreamCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ReplicaCheck, "replicas")
@@ -143,7 +167,7 @@ class EditCLI(SentenceCLI):
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         folder = named(config["run_dir"], "--run_dir")
         edits = self.subcommand in (None, "fit")
-        self._begins: int | None = None
+        self._begins: int | None = None  # requests that lie behind the checkpoint
         self._starts_over = False
         if of_several():
             self._follow(config, folder)
@@ -164,7 +188,7 @@ class EditCLI(SentenceCLI):
             config["ckpt_path"] = self._last(Path(config["checkpoint"]["dirpath"]), edits)
         elif config.get("ckpt_path") is not None:
             path = named(config["ckpt_path"], "--ckpt_path")
-            self._begins = int(prove(path).get("batches") or 0) if edits else None
+            self._begins = int(prove(path).get("position") or 0) if edits else None
 
     def _follow(self, config: Any, folder: Path) -> None:
         """Another rank than the first one writes nothing, so all it has to find is the checkpoint; the first one proves it."""
@@ -190,7 +214,7 @@ class EditCLI(SentenceCLI):
             print(f"using {found.path}, after {found.batches} batches", file=sys.stderr)
         if not edits:
             return str(found.path)
-        self._begins = found.batches
+        self._begins = int(header(found.path).get("position") or 0)
         renew_last(found.path)
         return str(found.path.with_name("last.ckpt"))
 
@@ -204,7 +228,7 @@ class EditCLI(SentenceCLI):
             logs = Path(folder) if self.subcommand in (None, "fit") else Path(folder, str(self.subcommand))
             kwargs["logger"] = [
                 # What a run logged behind the checkpoint that this one goes on from is logged again, and hidden there.
-                TensorBoardLogger(logs, name="", version="tensorboard", default_hp_metric=False, purge_step=self._begins),
+                EditBoard(logs, name="", version="tensorboard", purge_step=self._begins and self._begins + 1),
                 # A CSV logger empties its folder when it starts: a resumed run takes the next one.
                 RowLogger(logs, name="", version=_unused(logs / "csv").name),
             ]
@@ -217,10 +241,11 @@ class EditCLI(SentenceCLI):
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         # The user's own look once the batch is counted and its immediate scores are in: theirs may take long.
         keeper = JournalKeeper(folder, self._chosen("journal.factors"), self._chosen("journal.without"))
-        callbacks = [keeper, ImmediateScores(), *(given.get("callbacks") or [])]
+        callbacks = [keeper, BoardKeeper(self._chosen("final")), ImmediateScores(), *(given.get("callbacks") or [])]
         callbacks += [Report(folder), Predictions(folder)]
-        if given.get("enable_progress_bar") is not False:
-            callbacks.append(EditProgressBar())
+        own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if given.get("enable_progress_bar") is not False and not own:
+            callbacks.append(self._get(self.config_init, "progress") or fitting())
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -285,8 +310,9 @@ def _check_writable(folder: Path) -> None:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning tells this run's user something (advertisements and absent hardware do not)."""
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
+    """Whether a message of Lightning tells this run's user something (advertisements, absent hardware, one epoch do not)."""
+    other = ("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available", "`Trainer.fit` stopped: `max_epochs=1`")
+    return not record.getMessage().startswith(other)
 
 
 @contextmanager

@@ -9,14 +9,15 @@ from jsonargparse import Namespace
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """The options that say what a run does, by the names they are typed with; where it lies is left out.
+    """The options that say what a run does, by the names they are typed with; where it lies and what it shows is left out.
 
     Example:
         >>> settings_of({"run_dir": "runs/a", "model": {"guards": [{"class_path": "REVIVE", "init_args": {"tau": 0.1}}]}})
         {'model.guards.0.class_path': 'REVIVE', 'model.guards.0.tau': 0.1}
     """
     places = ("config", "run_dir", "ckpt_path", "weights_only", "trainer.default_root_dir", "checkpoint.dirpath")
-    return {name: value for name, value in _flat("", config) if name not in places and not name.startswith("config.")}
+    beside = ("config.", "progress")
+    return {name: value for name, value in _flat("", config) if name not in places and not name.startswith(beside)}
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lit_edit.board import place
 from lit_edit.callbacks.drift_figures import overlap_figure, spectrum_figure
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.delta import Delta
@@ -122,7 +123,8 @@ class SpectralDrift(StreamWatcher):
             for name, image in pictures.items():
                 for logger in trainer.loggers:
                     if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(f"drift/{name}/layer_{layer}", image, trainer.global_step - 1)
+                        tag, step = place(logger, f"drift/{name}/layer_{layer}", trainer.global_step - 1)
+                        logger.experiment.add_image(tag, image, step)
         return found
 
     def _examine(self, pl_module: Any, layer: int, full: bool) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lit_edit.board import place
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.errors import EditError
 from lit_edit.generation import generate
@@ -203,12 +205,13 @@ class Generations(StreamWatcher):
         return found
 
     def _keep(self, trainer: L.Trainer, pl_module: Any, said: Sequence[tuple[EditRequest, str, str, str]]) -> None:
-        lines, rows = [], ["| | case | prompt | said | new answer |", "|---|---|---|---|---|"]
+        lines, rows = [], ["| kind of prompt | prompt | said | new answer: said? |", "|---|---|---|---|"]
         for request, kind, prompt, answer in said:
             wanted = None if kind == "fluency" else request.target_new
             line = {"edits": pl_module.edits, "case_id": request.case_id, "kind": kind, "prompt": prompt, "said": answer}
             lines.append(json.dumps({**line, "wanted": wanted}, ensure_ascii=False) + "\n")
-            rows.append("| " + " | ".join(_cell(text) for text in (kind, request.case_id, prompt, answer, wanted or "")) + " |")
+            found = "" if wanted is None else f"{wanted}: {'yes' if containment(answer, [wanted]) else 'no'}"
+            rows.append("| " + " | ".join(_cell(text) for text in (kind, prompt, answer, found)) + " |")
         if not lines:
             return
         content = "".join(lines).encode(errors="backslashreplace")
@@ -216,7 +219,8 @@ class Generations(StreamWatcher):
         self._lines += len(lines)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("generations", "\n".join(rows), trainer.global_step - 1)
+                tag, step = place(logger, "generations", trainer.global_step - 1)
+                logger.experiment.add_text(tag, "\n".join(rows), step)
 
 
 def _path(trainer: L.Trainer) -> Path:
@@ -236,4 +240,5 @@ def _fits(pl_module: Any, prompt: str) -> bool:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    """A text in one cell of a Markdown table, as it is: what would be mark-up is escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", " ".join(text.split()))

@@ -13,7 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_edit import __version__
-from lit_edit.callbacks.drift import GROUPS, SpectralDrift
+from lit_edit.board import place
+from lit_edit.callbacks.board import BoardKeeper
+from lit_edit.callbacks.drift import SpectralDrift
 from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.retention import RetentionScores
@@ -35,27 +37,6 @@ class Report(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, Any]] = []
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Group related curves in TensorBoard's Custom Scalars tab: protocols, abilities, and all layers of a measure."""
-        scoring = "/success/teacher_forced"
-        layout = {
-            "Edits": {
-                protocol: [
-                    "Multiline",
-                    [f"edit/{protocol}/{metric}{scoring}" for metric in ("efficacy", "paraphrase", "neighbourhood")],
-                ]
-                for protocol in ("immediate", "so_far", "final")
-            },
-            "Abilities": {"probes": ["Multiline", ["probe/.*"]]},
-            **{
-                f"Drift: {group}": {measure: ["Multiline", [f"drift/{measure}/layer_.*"]] for measure in measures}
-                for group, measures in GROUPS.items()
-            },
-        }
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars(layout)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the numbers of this validation."""
@@ -156,9 +137,14 @@ class Report(Callback):
         summary = self.summary(trainer, pl_module)
         pl_module.ranks.first_does(lambda: self._save(summary))
         table = self.table(summary)
+        run: Any = trainer
+        for keeper in run.callbacks:
+            if isinstance(keeper, BoardKeeper):
+                keeper.end(trainer, summary["drift"])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("summary", f"```\n{table}\n```", trainer.global_step)
+                tag, step = place(logger, "summary", trainer.global_step)
+                logger.experiment.add_text(tag, f"```\n{table}\n```", step)
                 logger.experiment.flush()
         return table
 

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lit_edit.board import place
 from lit_edit.callbacks.cohorts import Check, Cohorts, heat_map, mean
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.errors import EditError
@@ -138,7 +139,8 @@ class RetentionScores(StreamWatcher):
         picture = heat_map(matrix, -1.0 if self.scoring == "difference" else 0.0)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("retention/matrix", picture, trainer.global_step - 1)
+                tag, step = place(logger, "retention/matrix", trainer.global_step - 1)
+                logger.experiment.add_image(tag, picture, step)
 
     def memory(self) -> dict[str, Any]:
         """Positions and scores; the requests themselves stay in the stream."""

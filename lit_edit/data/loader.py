@@ -111,6 +111,10 @@ class ReviewLoader:
     edited: Callable[[], int] = field(repr=False)
     most: int | None
 
+    def batches(self) -> int:
+        """How many batches an iteration that begins now will have."""
+        return -(-len(spread(min(self.edited(), len(self.requests)), self.most)) // self.batch_size)
+
     def __iter__(self) -> Iterator[EditBatch]:
         """Batches in stream order; ``start`` is the position of a batch's first request."""
         positions = spread(min(self.edited(), len(self.requests)), self.most)

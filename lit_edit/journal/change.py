@@ -85,7 +85,7 @@ def check_factors(stored: Mapping[str, Tensor], rows: int, columns: int) -> None
         raise EditError(f"holds {', '.join(sorted(stored))} for one layer; it is either a weight or {', '.join(FACTORS)}")
     rank = stored["left"].shape[-1] if stored["left"].dim() == 2 else -1
     for name, shape in (("left", (rows, rank)), ("right", (rank, columns))):
-        check(stored[name], name, torch.float32, shape)
+        check(stored[name], name, torch.int32, shape)
         check(stored[f"{name}_low"], f"{name}_low", torch.int8, shape)
         exponent = stored[f"{name}_exponent"]
         check(exponent, f"{name}_exponent", torch.int16, (rows if name == "left" else columns,))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from lit_edit.plan.memory import rehearsed, target_part
+from lit_edit.plan.rehearsed import rehearsed, target_part
 from lit_edit.plan.result import Disk, Memory
 from lit_edit.plan.scene import Scene
 from lit_edit.plan.state import needs_targets
@@ -48,11 +48,11 @@ def _fewer_at_once(scene: Scene, memory: Memory) -> str | None:
     if not needs_targets(scene.editor):
         return None
     others = max((phase.bytes for phase in memory.phases if phase.name != "targets"), default=0)
-    if others * memory.ranks_here > memory.available:
+    if others > memory.room:
         return None
     targets = next(phase for phase in memory.phases if phase.name == "targets")
     part, held = target_part(scene)
-    room = memory.available // memory.ranks_here - (targets.bytes - held.peak)
+    room = memory.room - (targets.bytes - held.peak)
     at_once = part.requests
     while at_once > 1:
         part, at_once = part.halved(), -(-at_once // 2)

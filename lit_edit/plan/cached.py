@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from lit_edit.decoder import is_transposed
+from lit_edit.editors import AlphaEdit, BetaEdit, Editor
 from lit_edit.errors import EditError
 from lit_edit.plan.network import Network
 from lit_edit.plan.result import Cached
 from lit_edit.preparation import TOKENS_PER_INPUT, _reading
 from lit_edit.prompts import Encoder
+from lit_edit.second_moment import SecondMoment
 from lit_edit.store import Store, fingerprint
 from lit_edit.whole_documents import WholeDocuments
 
 _UNKNOWN = "its name in the cache holds a hash of the weights; --hash true reads the model's files to find out"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What was found."""
+
+    found: tuple[Cached, ...]
+    moments: tuple[dict[str, Any], ...] = ()
+    """Identities of the second moments that are there."""
+
+    def protected(self, store: Store, editor: Editor) -> float | None:
+        r"""The share of the input directions that a null-space editor protects, mean over the layers that are there.
+
+        Every eigenvalue of the second moment that reaches ``threshold`` is one; they take ``4/3 I^3`` operations a layer.
+
+        Args:
+            store: the cache.
+            editor: as configured.
+
+        Returns:
+            ``None`` for an editor of another kind, and where no second moment is there.
+        """
+        if not isinstance(editor, AlphaEdit | BetaEdit):
+            return None
+        shares = []
+        for identity in self.moments:
+            stored = store.get(identity)
+            if stored is not None:
+                values = torch.linalg.eigvalsh(SecondMoment.of(stored, torch.device("cpu")).mean.double())
+                shares.append(float((values >= editor.threshold).double().mean()))
+        return sum(shares) / len(shares) if shares else None
 
 
 def cached(
@@ -30,7 +65,7 @@ def cached(
     tokens: int | None,
     wants_spectra: bool,
     weights: Path | None,
-) -> tuple[Cached, ...]:
+) -> Cache:
     """Which second moments and spectra are there already.
 
     Args:
@@ -54,7 +89,8 @@ def cached(
             # A folder without a single file of this kind needs no hash.
             empty = not any((store.folder / kinds[name]).glob("*.safetensors"))
             found.append(Cached(name, dict.fromkeys(layers, False) if empty else None, "" if empty else _UNKNOWN))
-        return tuple(found)
+        return Cache(tuple(found))
+    moments: list[dict[str, Any]] = []
     tensors = _weights(network, weights)
     if corpus is not None:
         whole = tokens is None and isinstance(corpus, WholeDocuments)
@@ -66,7 +102,9 @@ def cached(
             "tokens": None if whole else tokens or TOKENS_PER_INPUT * network.anatomy.d_inner,
             "version": 3,
         }
-        found.append(Cached("second moments", {at: _there(store, {**shared, "layer": at}) for at in layers}, ""))
+        identities = {at: {**shared, "layer": at} for at in layers}
+        found.append(Cached("second moments", {at: _there(store, one) for at, one in identities.items()}, ""))
+        moments = [one for one in identities.values() if _there(store, one)]
     if wants_spectra:
         there = {}
         for layer in layers:
@@ -74,7 +112,7 @@ def cached(
             weight = (weight.T if is_transposed(network.anatomy.down(layer)) else weight).float().contiguous()
             there[layer] = _there(store, {"kind": "spectrum", "weights": fingerprint({"weight": weight}), "version": 1})
         found.append(Cached("spectra", there, ""))
-    return tuple(found)
+    return Cache(tuple(found), tuple(moments))
 
 
 def _there(store: Store, identity: dict[str, Any]) -> bool:

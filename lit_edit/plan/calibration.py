@@ -1,4 +1,4 @@
-"""How many operations a second this device does, by a few products at the sizes that a run has.
+"""How many operations a second this device does, by an MLP and a few products at the sizes that a run has.
 
 Legend: I = d_in, D = hidden size.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch.nn import functional
 
 from lit_edit.plan.result import Rates, Work
 
@@ -18,7 +19,9 @@ _LARGEST = 4096
 
 
 def calibrate(device: torch.device, dtype: torch.dtype, tokens: int, d_model: int, d_inner: int, budget: float = 8.0) -> Rates:
-    """Time matrix products and a factorisation.
+    """Time an MLP, matrix products and a factorisation.
+
+    The MLP has its activation and the norm before it, which take memory's time and hardly an operation.
 
     Args:
         device: where the run is.
@@ -30,14 +33,20 @@ def calibrate(device: torch.device, dtype: torch.dtype, tokens: int, d_model: in
     """
     rows = max(1, min(tokens, _LARGEST))
     wide, inner = min(d_model, _LARGEST), min(d_inner, _LARGEST)
-    part = budget / 4
+    part = budget / 5
 
     def product(left: int, shared: int, right: int, of: torch.dtype) -> float:
         one, two = torch.ones(left, shared, dtype=of, device=device), torch.ones(shared, right, dtype=of, device=device)
         return 2.0 * left * shared * right / _seconds(lambda: one @ two, device, part)
 
-    model = product(rows, wide, inner, dtype)
-    single = model if dtype == torch.float32 else product(inner, rows, inner, torch.float32)
+    hidden = torch.ones(rows, wide, dtype=dtype, device=device)
+    up, down = (torch.full(size, 1e-3, dtype=dtype, device=device) for size in ((wide, inner), (inner, wide)))
+
+    def mlp() -> torch.Tensor:
+        return hidden + functional.gelu(functional.layer_norm(hidden, (wide,)) @ up) @ down
+
+    model = 4.0 * rows * wide * inner / _seconds(mlp, device, part)
+    single = product(inner, rows, inner, torch.float32)
     double = product(min(rows, 128), inner, inner, torch.float64)
     side = min(inner, 1024)
     matrix = torch.eye(side, dtype=torch.float64, device=device) + 1.0 / side

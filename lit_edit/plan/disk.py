@@ -9,17 +9,16 @@ import shutil
 from pathlib import Path
 
 from lit_edit.drift import MEASURES
-from lit_edit.plan.memory import checkpoint_bytes, spectra
 from lit_edit.plan.result import Cached, Disk, Part
 from lit_edit.plan.scene import Scene
+from lit_edit.plan.standing import checkpoint_bytes, spectra
 
 RECORD = 1800
 """Bytes of a record of the journal without its requests: hashes, scalars and names."""
 REQUEST = 190
 """Bytes of a request in a record, besides its own text."""
-PATCHED = 1e-3
-"""Share of a weight's numbers that the journal patches, eight bytes each: what batches that change a weight by 1 % need, see
-docs/journal.md. It grows with the change."""
+PATCHED = 1e-4
+"""Share of a weight's numbers that the journal patches, eight bytes each: less than 4e-4 however large the change."""
 
 
 def journal_batch(scene: Scene, requests: int, rank: int | None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from lit_edit.corpus import SampledCorpus
 from lit_edit.data.loader import spread
-from lit_edit.editors import FT, AlphaEdit, BetaEdit, LyapLock
+from lit_edit.editors import FT, AlphaEdit, BetaEdit, EvoEdit, LyapLock
 from lit_edit.editors.remembering import RememberingEditor
 from lit_edit.leading import EXACT_SIDE
 from lit_edit.plan.disk import looks
@@ -178,26 +178,44 @@ def _solves(scene: Scene) -> Work:
     remembers = isinstance(editor, RememberingEditor) and editor.history
     dense_metric = bool(scene.state.inverse) and not (isinstance(editor, AlphaEdit) and not isinstance(editor, BetaEdit))
     limit = max(d_in // 2, 1)
-    held = folds = 0
-    double = 0.0
+    held = folds = written = 0
+    double = factors = 0.0
     rank = max(scene.rank or 0, 1)
-    for n in scene.stream.sizes:
+    sizes = [1] * sum(scene.stream.sizes) if getattr(editor, "in_order", False) else scene.stream.sizes
+    for n in sizes:
         if not n:
             continue
         based = dense_metric or folds > 0
         double += (2.0 * d_in**2 * n if based else d_in * n) + 4.0 * d_in * n**2
+        inside, cube = _inside(scene, n, held, written)
+        double, factors = double + inside, factors + cube
+        written += n
         if remembers:
             double += 4.0 * held * d_in * n + 3.0 * held**2 * n
             held += n
             if held >= limit:
                 double += 2.0 * held * d_in**2
                 held, folds = 0, folds + 1
-        closed = closed_directions(editor, d_in, 0)
-        if closed:
-            double += 2.0 * d_in * closed**2 + closed**3 / 3 + 8.0 * d_in * closed * n
-        double += 2.0 * d_out * d_in * max(n, rank if scene.rank else n)
-    factors = folds * float(d_in) ** 3 * layers
-    return Work("solves", double=layers * double, factors=factors)
+        double += 2.0 * d_out * d_in * max(n, rank if scene.rank and len(sizes) == len(scene.stream.sizes) else n)
+    factors += folds * float(d_in) ** 3
+    return Work("solves", double=layers * double, factors=layers * factors)
+
+
+def _inside(scene: Scene, n: int, held: int, written: int) -> tuple[float, float]:
+    r"""Products and factorisations of keeping one solve out of ``c`` protected directions.
+
+    Keys ``4 c I n``, then :class:`lit_edit.solver.Within`: the metric's inverse of the directions (``4 h I c + 2 h^2 c`` where
+    ``h`` keys are remembered, ``4 I^2 c`` of a spectral one), ``2 I c^2`` and a Cholesky factor of them, and for the keys
+    ``4 c I n + 2 c^2 n``. EvoEdit needs none of that, and takes directions out of keys twice, before the solve and behind it.
+    """
+    d_in, editor = scene.shape[1], scene.editor
+    c = closed_directions(editor, d_in, written, scene.protected)
+    if not c:
+        return 0.0, 0.0
+    if isinstance(editor, EvoEdit):
+        return 16.0 * d_in * c * n, 0.0
+    metric = (4.0 * held * d_in + 2.0 * held**2 + (4.0 * d_in**2 if isinstance(editor, BetaEdit) else 0.0)) * c
+    return metric + 2.0 * d_in * c**2 + 8.0 * d_in * c * n + 2.0 * c**2 * n, c**3 / 3
 
 
 def _journal(scene: Scene) -> Work:

@@ -12,6 +12,7 @@ import torch
 from lit_edit.data import EditStream
 from lit_edit.identity import read_config, read_tokenizer
 from lit_edit.module import ContinualEditor
+from lit_edit.packaged import model_path
 from lit_edit.plan import cached as caches
 from lit_edit.plan.advice import advice
 from lit_edit.plan.calibration import calibrate as measure
@@ -92,9 +93,14 @@ def plan_of(
     """
     notes: list[str] = []
     scene = scene_of(network, encoder, model, stream, settings, notes)
-    folder = Path(model.pretrained).expanduser() if hash_weights else None
+    folder = (model_path(model.pretrained) or Path(model.pretrained).expanduser()) if hash_weights else None
     corpus = scene.corpus if scene.moment_tokens else None
-    found = caches.cached(network, encoder, scene.layers, model.store, corpus, model.moment_tokens, scene.wants_spectra, folder)
+    cache = caches.cached(network, encoder, scene.layers, model.store, corpus, model.moment_tokens, scene.wants_spectra, folder)
+    found, share = cache.found, cache.protected(model.store, scene.editor)
+    if share is not None:
+        scene = scene.protecting(share)
+    if scene.editor_protects:
+        notes.append(_protects(scene, share))
     memory = memory_of(scene)
     text = sum(len(r.prompt) + len(r.subject) + len(r.target_new) + len(r.source or "") for r in stream.requests)
     disk = disk_of(scene, found, model.store.folder, text / len(stream.requests))
@@ -117,6 +123,7 @@ def scene_of(
     settings: RunSettings,
     notes: list[str],
     layers: Sequence[int] | None = None,
+    protected: float = PROTECTED,
 ) -> Scene:
     """Everything that a plan is computed from; what had to be assumed is added to ``notes``.
 
@@ -149,7 +156,8 @@ def scene_of(
         settings=settings,
         device=device_of(settings.device),
         stream=counted,
-        state=state_of(editor, len(chosen), anatomy.d_model, anatomy.d_inner, counted.sizes),
+        state=state_of(editor, len(chosen), anatomy.d_model, anatomy.d_inner, counted.sizes, protected),
+        protected=protected,
         moment_tokens=moment_tokens,
         corpus=None if model.moments_from else model.corpus,
         row_tokens=row_tokens,
@@ -184,17 +192,22 @@ def _say(notes: list[str], network: Network, model: ContinualEditor, counted: St
     """Which assumptions the numbers rest on."""
     if needs_targets(model.editor):
         notes.append("operations of the targets are those of all steps for every request; those that are done early save some")
-    if type(model.editor).__name__ in ("AlphaEdit", "BetaEdit", "DeltaEdit", "EvoEdit"):
-        notes.append(
-            f"{type(model.editor).__name__} is taken to protect {PROTECTED:.0%} of the input directions; how many it will be "
-            "depends on the second moments"
-        )
     if keeps_moment(model.editor):
         notes.append("inverses are those of well-conditioned second moments; others take an eigendecomposition as large")
     if isinstance(model.corpus, WholeDocuments) and model.moment_tokens is None and model.editor.needs_moments:
         notes.append(f"whole documents are taken to have {DOCUMENT} tokens on average")
     if len(counted.read) < len(counted.batches):
         notes.append(f"{len(counted.read)} of {len(counted.batches)} batches were tokenised; the others are taken to be alike")
+
+
+def _protects(scene: Scene, share: float | None) -> str:
+    name = type(scene.editor).__name__
+    if share is not None:
+        return f"{name} protects {share:.0%} of the input directions, as the second moments in the cache have it"
+    return (
+        f"{name} is taken to protect {PROTECTED:.0%} of the input directions; how many it will be depends on the second "
+        "moments, and --hash true counts them where these are cached"
+    )
 
 
 def _other(scene: Scene, model: ContinualEditor, stream: EditStream, new: dict[str, object]) -> Memory:
@@ -206,7 +219,7 @@ def _other(scene: Scene, model: ContinualEditor, stream: EditStream, new: dict[s
         layers = tuple(new["layers"])  # type: ignore[arg-type]
     if "ranks" in new:
         settings = replace(settings, ranks=int(new["ranks"]), strategy="sharded")  # type: ignore[call-overload]
-    other = scene_of(network, scene.encoder, model, _Same(stream), settings, [], layers)  # type: ignore[arg-type]
+    other = scene_of(network, scene.encoder, model, _Same(stream), settings, [], layers, scene.protected)  # type: ignore[arg-type]
     return memory_of(other)
 
 

@@ -29,6 +29,10 @@ class Phase:
         return sum(part.bytes for part in self.parts)
 
 
+OUTSIDE = 1.1
+"""Memory of a process for every byte of its parts: with what libraries, allocator and kernels hold besides tensors."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """Memory of the busiest device."""
@@ -47,8 +51,13 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Whether the largest phase fits."""
-        return self.ranks_here * self.largest.bytes <= self.available
+        """Whether the largest phase fits, with a tenth to spare."""
+        return self.largest.bytes <= self.room
+
+    @property
+    def room(self) -> int:
+        """Bytes that the parts of one process may come to."""
+        return int(self.available / (OUTSIDE * self.ranks_here))
 
 
 @dataclass(frozen=True)

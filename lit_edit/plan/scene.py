@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_edit.editors import Editor
 from lit_edit.guards.base import Guard
 from lit_edit.plan.network import Network
 from lit_edit.plan.settings import RunSettings
-from lit_edit.plan.state import State, rank_of
+from lit_edit.plan.state import State, closed_directions, rank_of, state_of
 from lit_edit.plan.work import BatchWork, Grid, StreamWork
 from lit_edit.prompts import Encoder
 from lit_edit.targets import TargetOptions
@@ -34,6 +34,8 @@ class Scene:
     """``cpu`` or ``cuda``."""
     stream: StreamWork
     state: State
+    protected: float
+    """Share of the input directions that a null-space editor protects, mean over the layers."""
     moment_tokens: int
     """Tokens for the second moments; 0 where none are needed or they are imported."""
     corpus: Any
@@ -54,6 +56,17 @@ class Scene:
     """Requests of a pass of an editor that takes gradients."""
     review: int
     """Most edits that a validation scores."""
+
+    def protecting(self, share: float) -> Scene:
+        """The same run with an editor that protects this share of the input directions."""
+        d_out, d_in = self.shape
+        state = state_of(self.editor, len(self.layers), d_out, d_in, self.stream.sizes, share)
+        return replace(self, state=state, protected=share)
+
+    @property
+    def editor_protects(self) -> bool:
+        """Whether the editor keeps out of directions that the second moments name."""
+        return closed_directions(self.editor, self.shape[1], 0) > 0
 
     @property
     def shape(self) -> tuple[int, int]:

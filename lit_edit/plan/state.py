@@ -32,7 +32,7 @@ from lit_edit.guards.base import Guard
 from lit_edit.history import KeyHistory
 
 PROTECTED = 0.5
-"""Share of the input directions that a null-space editor is taken to protect: their number depends on the second moments."""
+"""Share of the input directions that a null-space editor is taken to protect where its second moments are not there to tell."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class State:
     """What making it takes in addition, while it is made; one layer at a time."""
 
 
-def state_of(editor: Editor, layers: int, d_out: int, d_in: int, sizes: Sequence[int]) -> State:
+def state_of(editor: Editor, layers: int, d_out: int, d_in: int, sizes: Sequence[int], protected: float = PROTECTED) -> State:
     """The state over a stream, by the editor's own modules on tensors without numbers.
 
     Args:
@@ -62,6 +62,7 @@ def state_of(editor: Editor, layers: int, d_out: int, d_in: int, sizes: Sequence
         d_out: rows of the edited weight.
         d_in: its columns.
         sizes: requests that every batch writes.
+        protected: share of the input directions that a null-space editor protects.
     """
     held, shared = _allocated(editor, layers, d_out, d_in)
     growing = [module for module in held.modules() if isinstance(module, KeyHistory | Account | Span)]
@@ -82,8 +83,8 @@ def state_of(editor: Editor, layers: int, d_out: int, d_in: int, sizes: Sequence
     working += sum(8 * d_in**2 for one in growing if isinstance(one, Account) and one.gram.numel())
     end = _buffers(held)
     if isinstance(editor, BetaEdit) and sum(sizes) >= editor.refresh:
-        end, largest = (value + round(8 * PROTECTED * d_in**2) for value in (end, largest))
-    inverse, preparing = _once(editor, d_in)
+        end, largest = (value + round(8 * protected * d_in**2) for value in (end, largest))
+    inverse, preparing = _once(editor, d_in, protected)
 
     def of_all(one: int) -> int:
         return shared + layers * (one - shared) if one else 0
@@ -129,7 +130,7 @@ def _thin(keys: int, portion: int, d_in: int) -> int:
     return room * d_in * (4 + 8) + 8 * keys**2
 
 
-def _once(editor: Editor, d_in: int) -> tuple[int, int]:
+def _once(editor: Editor, d_in: int, protected: float) -> tuple[int, int]:
     """Bytes kept, and bytes needed meanwhile, of what is made from a second moment of a layer.
 
     A Cholesky factor and its inverse take three matrices in float64 besides the one that is kept; an eigendecomposition takes
@@ -137,9 +138,9 @@ def _once(editor: Editor, d_in: int) -> tuple[int, int]:
     """
     square = d_in**2
     if isinstance(editor, BetaEdit):
-        return round((8 + 8 * PROTECTED) * square), 32 * square
+        return round((8 + 8 * protected) * square), 32 * square
     if isinstance(editor, AlphaEdit):
-        return round(8 * PROTECTED * square), 40 * square
+        return round(8 * protected * square), 40 * square
     if isinstance(editor, LyapLock):
         return 8 * square, 32 * square
     if isinstance(editor, PreservingEditor) or (isinstance(editor, ROME) and editor.adjust):
@@ -182,8 +183,8 @@ def rank_of(editor: Editor, guards: Sequence[Guard], requests: int, answers: int
     return requests * (editor.passes if isinstance(editor, NSE) else 1)
 
 
-def closed_directions(editor: Editor, d_in: int, written: int) -> int:
-    """Input directions that a null-space editor keeps out of, as assumed here."""
+def closed_directions(editor: Editor, d_in: int, written: int, protected: float = PROTECTED) -> int:
+    """Input directions that a null-space editor keeps out of, of which ``protected`` is the share at the beginning."""
     if isinstance(editor, EvoEdit):
-        return min(round(PROTECTED * d_in) + written, d_in - 1)
-    return round(PROTECTED * d_in) if isinstance(editor, AlphaEdit | BetaEdit) else 0
+        return min(round(protected * d_in) + written, d_in - 1)
+    return round(protected * d_in) if isinstance(editor, AlphaEdit | BetaEdit) else 0

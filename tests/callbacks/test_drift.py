@@ -15,7 +15,7 @@ from tiny import save_tiny
 from lit_edit import leading
 from lit_edit.callbacks import JournalKeeper, Report, SpectralDrift, StreamCheckpoint
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.drift import GROUPS, MEASURES
+from lit_edit.drift import MEASURES
 from lit_edit.editors import FT, MEMIT, ROME
 from lit_edit.errors import EditError
 from lit_edit.guards import PRUNE
@@ -117,7 +117,7 @@ def test_everything_is_logged_and_right(model, tmp_path):
     assert watcher.last == {name: pytest.approx(float(value)) for name, value in found[4].items()}
 
 
-def test_tensorboard_gets_scalars_figures_and_a_layout(model, tmp_path):
+def test_tensorboard_gets_scalars_and_figures(model, tmp_path):
     folder = tmp_path / "run"
     board = TensorBoardLogger(folder, name="", version="tb")
     fit(model, folder, SpectralDrift(1, full_every=2), logger=[board], count=6)
@@ -129,9 +129,6 @@ def test_tensorboard_gets_scalars_figures_and_a_layout(model, tmp_path):
         assert [image.step for image in images] == [1, 2], "every second look, and the end"
         assert all(image.width > 300 and image.height > 200 and len(image.encoded_image_string) > 2000 for image in images)
         assert images[0].encoded_image_string != images[1].encoded_image_string
-    (config,) = events.Tensors("custom_scalars__config__")
-    layout = config.tensor_proto.string_val[0].decode(errors="replace")
-    assert all(f"Drift: {group}" in layout for group in GROUPS) and all(f"drift/{name}/layer_" in layout for name in MEASURES)
 
 
 def test_large_matrices_get_the_rest_at_full_looks_only(model, tmp_path, monkeypatch):

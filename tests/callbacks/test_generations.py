@@ -159,7 +159,11 @@ def test_rates_by_hand(model, tmp_path, parrot):
         name: [round(value, 4)] for name, value in wanted.items()
     }
     (text,) = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("generations/text_summary")]
-    assert "Parisian" in text and "It is not true that Ada Lovelace was born in" in text and "| Paris |" in text
+    assert (
+        "Parisian" in text
+        and "| negation | It is not true that Ada Lovelace was born in |" in text
+        and "| Paris: yes |" in text
+    )
 
 
 def test_free_texts(model, tmp_path, monkeypatch):

@@ -187,8 +187,8 @@ def test_a_header_that_is_a_bomb_is_refused(delta, head):
     ("change", "told"),
     [
         (lambda t: t.update({"0.0.left": t["0.0.left"].double()}), "holds left as float64"),
-        (lambda t: t.update({"0.0.left": t["0.0.left"].view(-1)}), "holds left as float32 [64]"),
-        (lambda t: t.update({"0.0.right": t["0.0.right"][:1]}), "holds right as float32 [1, 128]"),
+        (lambda t: t.update({"0.0.left": t["0.0.left"].view(-1)}), "holds left as int32 [64]"),
+        (lambda t: t.update({"0.0.right": t["0.0.right"][:1]}), "holds right as int32 [1, 128]"),
         (lambda t: t.update({"0.0.right_low": t["0.0.right_low"].float()}), "holds right_low as float32"),
         (lambda t: t.update({"0.1.left_exponent": t["0.1.left_exponent"] + 2000}), "holds an exponent in left beyond 320"),
         (lambda t: t.update({"1.0.patch_at": torch.tensor([4096], dtype=torch.int32), "1.0.patch_weight": torch.zeros(1)}),

@@ -122,7 +122,7 @@ def test_a_change_of_small_rank_is_kept_as_factors():
 
 @pytest.mark.parametrize("rank", [10, 20, 25, 28, 40])
 def test_the_smaller_form_is_taken(rank):
-    """Around 29, where five bytes a number of the factors meet four bytes a number of the weight; patches move that down."""
+    """Around 29, where five bytes a number of the factors meet four bytes a number of the weight."""
     before, after, delta = pair(rank, change=0.2)
     step = encode(before, after, delta)
     found = smallest(before, after, [step] if "left" in step else None)
@@ -131,7 +131,7 @@ def test_the_smaller_form_is_taken(rank):
     assert dense.form == "dense" and dense.bytes == 4 * before.numel()
     assert found.form == ("factors" if factors < dense.bytes else "dense")
     assert found.bytes == min(factors, dense.bytes) and bits(found.apply(before), after)
-    assert (rank < 25) == (found.form == "factors") or rank == 25
+    assert (rank < 29) == (found.form == "factors")
 
 
 def test_the_dense_difference_is_exact_where_float32_differences_are_not():

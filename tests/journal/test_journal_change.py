@@ -30,9 +30,9 @@ def stored_bytes(stored):
 def test_the_parts_of_a_factor_are_whole_numbers_close_to_it():
     factor = normal(30, 7) * torch.logspace(-9, 9, 30, dtype=torch.float64)[:, None]
     part = Part.of(factor, 1)
-    assert torch.equal(part.high, part.high.round()) and float(part.high.abs().max()) <= 2**22
+    assert part.high.dtype == torch.int32 and int(part.high.abs().max()) <= 2**30
     back = (part.high.double() + part.low.double() / 256) * torch.exp2(part.exponent.double())[:, None]
-    assert float(((back - factor).abs().amax(1) / factor.abs().amax(1)).max()) < 2**-29
+    assert float(((back - factor).abs().amax(1) / factor.abs().amax(1)).max()) < 2**-37
 
 
 @pytest.mark.parametrize("rank", [1, 6, 700])
@@ -41,18 +41,25 @@ def test_the_product_is_the_exact_sum_rounded_step_by_step(rank):
     delta = thin(5, 9, rank)
     left, right = split(delta)
     found = product(left, right)
+
+    def halves(part, *place):
+        whole = [256 * int(high) + int(low) for high, low in zip(part.high[place], part.low[place], strict=True)]
+        high = [(number + 2**15) // 2**16 for number in whole]
+        assert all(abs(one) <= 2**22 for one in high)
+        return high, [number - 2**16 * one for number, one in zip(whole, high, strict=True)]
+
     for o in range(5):
         for i in range(9):
             total = 0.0
             for at in range(0, rank, 512):
-                terms = range(at, min(at + 512, rank))
-                a, al = ([int(x) for x in part[o, at : at + 512]] for part in (left.high, left.low))
-                b, bl = ([int(x) for x in part[at : at + 512, i]] for part in (right.high, right.low))
-                total += float(sum(a[k] * b[k] for k in range(len(terms))))
-                total += float(sum(a[k] * bl[k] + al[k] * b[k] for k in range(len(terms)))) / 256
-            exact = torch.tensor(total * 2.0 ** (int(left.exponent[o]) + int(right.exponent[i])), dtype=torch.float64)
+                terms = range(len(range(at, min(at + 512, rank))))
+                (a, al), (b, bl) = halves(left, o, slice(at, at + 512)), halves(right, slice(at, at + 512), i)
+                total += float(sum(a[k] * b[k] for k in terms))
+                total += float(sum(a[k] * bl[k] + al[k] * b[k] for k in terms)) / 2**16
+            exact = torch.tensor(total * 2.0 ** (int(left.exponent[o]) + int(right.exponent[i]) + 16), dtype=torch.float64)
             assert float(found[o, i]) == float(exact.float())
-    assert torch.allclose(found.double(), delta.dense(), rtol=1e-6, atol=1e-8)
+    # What is left: one rounding to float32, and what the parts leave out.
+    assert torch.allclose(found.double(), delta.dense(), rtol=2**-24, atol=rank * 2**-32)
 
 
 def test_the_order_of_the_terms_does_not_matter_to_the_product():
@@ -63,7 +70,7 @@ def test_the_order_of_the_terms_does_not_matter_to_the_product():
         Part(left.high[:, order], left.low[:, order], left.exponent), Part(right.high[order], right.low[order], right.exponent)
     )
     assert same(product(left, right), mixed)
-    plain = left.high.double() / 2**22 * 0.1
+    plain = left.high.double() / 2**30 * 0.1
     assert not torch.equal(plain @ right.high.double(), plain[:, order] @ right.high[order].double())
 
 
@@ -91,7 +98,15 @@ def test_a_thin_change_comes_back_bit_for_bit_from_its_factors(size):
     after = before + delta.dense().float()
     stored = encode(before, after, delta)
     assert "left" in stored and same(apply(before, stored), after)
-    assert stored["patch_at"].numel() < before.numel() * (0.01 if size < 1 else 0.1)
+    assert stored["patch_at"].numel() <= before.numel() * 0.001
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("rank", [4, 50])
+def test_the_patch_is_small_however_large_the_change(size, rank):
+    before, delta = normal(256, 512, seed=5).float(), thin(256, 512, rank, size)
+    stored = encode(before, before + delta.dense().float(), delta)
+    assert stored["patch_at"].numel() <= before.numel() * 0.001
 
 
 def test_the_size_is_five_bytes_a_number_of_the_factors():
@@ -99,7 +114,7 @@ def test_the_size_is_five_bytes_a_number_of_the_factors():
     before, delta = normal(341, 1194, seed=5).float(), thin(341, 1194, 20, 0.01)
     stored = encode(before, before + delta.dense().float(), delta)
     factors = 5 * 20 * (341 + 1194)
-    assert factors < stored_bytes(stored) < factors * 1.1
+    assert factors < stored_bytes(stored) < factors * 1.03
 
 
 @pytest.mark.parametrize("scale", [0.37, 1e-3])

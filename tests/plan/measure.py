@@ -1,10 +1,11 @@
-"""A real run in a process of its own: its memory, its operations by phase, and what it wrote. Started by planned.measured."""
+"""A real run in a process of its own: its memory, its operations or seconds by phase, and what it wrote. Started by planned.measured."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from lit_edit.evaluation import Evaluated
 torch.set_num_threads(1)
 peaks: dict[str, int] = {}
 operations: dict[str, float] = {}
+seconds: dict[str, float] = {}
 models: list[module.ContinualEditor] = []
+
+
+PHASES = (
+    ("targets", module.ContinualEditor, "_aimed"),
+    ("walk", module.ContinualEditor, "backward"),
+    ("prepare", EditedModel, "prepare"),
+    ("evaluate", Evaluated, "score"),
+)
 
 
 def followed(name: str, owner: Any, method: str) -> None:
@@ -34,6 +44,20 @@ def followed(name: str, owner: Any, method: str) -> None:
         operations[name] = operations.get(name, 0) + counter.get_total_flops()
         peaks[name] = max(peaks.get(name, 0), live.peak)
         return found
+
+    setattr(owner, method, outer)
+
+
+def timed(name: str, owner: Any, method: str) -> None:
+    """Note the processor's seconds of a method."""
+    inner = getattr(owner, method)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        began = time.process_time()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.process_time() - began
 
     setattr(owner, method, outer)
 
@@ -63,10 +87,14 @@ def size(run: Path, *patterns: str) -> int:
 def state(model: module.ContinualEditor) -> dict[str, int]:
     """Bytes of what the editor keeps."""
     found = {"buffers": sum(value.nbytes for value in model.editor.buffers()), "inverses": 0, "applied": 0}
-    for metric in model.editor._start.values():
-        found["inverses"] += metric.inverse.nbytes
+    kept = getattr(model.editor, "_closed", None)  # protected directions, of editors that have them
+    if kept is None:
+        kept = {layer: metric.inverse for layer, metric in model.editor._start.items()}
+    found["inverses"] += sum(value.untyped_storage().nbytes() for value in kept.values())
     for history in model.editor.earlier.values():
         thin = history._thin
+        if thin.factor is None:  # remembered, and nothing solved for since
+            continue
         found["applied"] += sum(part._store.untyped_storage().nbytes() for part in (thin.history, thin.applied))
         found["applied"] += thin.factor.nbytes
     return found
@@ -75,11 +103,10 @@ def state(model: module.ContinualEditor) -> dict[str, int]:
 if __name__ == "__main__":
     told, what, *arguments = sys.argv[1:]
     sys.argv = ["lit-edit", "fit", *arguments]
-    if what == "counted":
-        followed("targets", module.ContinualEditor, "_aimed")
-        followed("walk", module.ContinualEditor, "backward")
-        followed("prepare", EditedModel, "prepare")
-        followed("evaluate", Evaluated, "score")
+    if what in ("counted", "timed"):
+        follow = followed if what == "counted" else timed
+        for name, owner, method in PHASES:
+            follow(name, owner, method)
     else:
         importlib.import_module("transformers.models.llama.modeling_llama")
     module.ContinualEditor.on_train_end = remembered(module.ContinualEditor.on_train_end)
@@ -89,6 +116,7 @@ if __name__ == "__main__":
         "resident": most_resident(),
         "peaks": peaks,
         "operations": operations,
+        "seconds": seconds,
         **state(models[0]),
         "journal": size(run, "journal.jsonl", "journal/*"),
         "newest": size(run, "checkpoints/last.ckpt"),

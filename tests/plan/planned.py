@@ -26,7 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256,
     },
 }
-MEASURER = Path(__file__).with_name("measure.py")
+MEASURER, PLANNER = (Path(__file__).with_name(name) for name in ("measure.py", "plan_here.py"))
 
 
 def save_model(family: str, folder: Path, vocabulary: int = 2048) -> str:
@@ -48,8 +48,6 @@ def options(folder: Path, family: str, editor: str, edits: int, *more: str) -> l
         *("--model.editor", editor, "--model.guards", "null", "--model.corpus", "SampledCorpus"),
         *("--model.layers", "[0,1]", "--model.moment_tokens", "4096", "--model.cache_dir", str(folder / "cache")),
         *("--model.targets.steps", "4", "--model.targets.stop_loss", "0", "--model.targets.contexts", "0"),
-        # Small steps: the journal's patch is what it is where a batch changes the weights by a percent or less.
-        *("--model.targets.lr", "0.001"),
         *("--data.source", "null", "--data.path", write_facts(folder / "facts.jsonl", edits)),
         *("--data.batch_size", "20", "--data.probes", "null", "--run_dir", str(folder / "run")),
         *(
@@ -66,23 +64,41 @@ def options(folder: Path, family: str, editor: str, edits: int, *more: str) -> l
     ]
 
 
-def planned(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """What the command line says of a run, in a process of its own: memory is measured there."""
+def planned(arguments: list[str], folder: Path, available: int | None = None, calibrate: bool = False) -> dict[str, Any]:
+    """What the command line says of a run, in a process of its own: memory is measured there.
+
+    Args:
+        arguments: the run's.
+        folder: where the plan is written.
+        available: bytes that the machine is taken to have, if not its own.
+        calibrate: tell seconds of the processor as well.
+    """
     told = folder / "plan.json"
-    _process(["-m", "lit_edit", "plan", *arguments, "--calibrate", "false", "--json", str(told)])
-    return json.loads(told.read_text(encoding="utf-8"))
+    here = "all" if available is None else str(available)
+    more = ("--calibrate", str(calibrate).lower(), "--json", str(told))
+    found = _process([str(PLANNER), here, *arguments, *more], (0,) if available is None else (0, 1))
+    plan = json.loads(told.read_text(encoding="utf-8"))
+    assert found == (0 if plan["fits"] else 1)
+    return plan
 
 
 def measured(what: str, arguments: list[str], folder: Path) -> dict[str, Any]:
-    """What a real run of it took, in a process of its own: ``counted`` step by step, or ``resident`` as it is."""
+    """What a real run of it took, in a process of its own.
+
+    Args:
+        what: ``counted`` step by step, ``timed`` by phase, or ``resident`` as it is.
+        arguments: the run's.
+        folder: where the numbers are written.
+    """
     told = folder / "measured.json"
     _process([str(MEASURER), str(told), what, *arguments])
     return json.loads(told.read_text(encoding="utf-8"))
 
 
-def _process(arguments: list[str]) -> None:
+def _process(arguments: list[str], expected: tuple[int, ...] = (0,)) -> int:
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode in expected, done.stderr[-3000:]
+    return done.returncode

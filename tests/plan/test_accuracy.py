@@ -65,6 +65,21 @@ def test_what_is_written(counted):
     close(disk["logs"], run["logs"], 0.3)
 
 
+def test_directions_that_a_null_space_editor_protects_are_counted_from_the_cache(tmp_path: Path):
+    """A plan before the first run takes half of them; one behind it knows them, and so what solves and projectors take."""
+    editor = '{"class_path": "AlphaEdit", "init_args": {"threshold": 0.002}}'
+    arguments = options(tmp_path, "llama", editor, 60)
+    before = planned(arguments, tmp_path)
+    run = measured("counted", arguments, tmp_path)
+    after = planned([*arguments, "--hash", "true"], tmp_path)
+    assert any("taken to protect 50%" in note for note in before["notes"])
+    assert any("as the second moments in the cache have it" in note for note in after["notes"])
+    assert part(after, "walk", "inverses") == pytest.approx(run["inverses"], rel=0.01)
+    assert part(before, "walk", "inverses") != pytest.approx(run["inverses"], rel=0.1)
+    close(work(after, "keys", "solves"), run["operations"]["walk"], 0.2)
+    close(part(after, "walk", "history, applied"), run["applied"], 0.01)
+
+
 def test_what_is_cached_is_found_by_the_run_s_own_identities(counted):
     before, _, after = counted
     assert [(one["name"], set(one["layers"].values())) for one in before["cached"]] == [

@@ -20,6 +20,7 @@ from lit_edit.plan import planning
 from lit_edit.plan.advice import advice
 from lit_edit.plan.network import Network
 from lit_edit.plan.planning import memory_of, plan_of
+from lit_edit.plan.result import OUTSIDE
 from lit_edit.prompts import Encoder
 
 PUBLISHED = {
@@ -181,7 +182,7 @@ def test_what_does_not_fit_says_what_would(bare, facts, tmp_path, monkeypatch, c
     monkeypatch.setattr(planning, "resident", lambda: 0)
     plan, _ = of(bare, facts, tmp_path)
     most = max(one.bytes for one in plan.memory.phases)
-    monkeypatch.setattr(planning, "available", lambda device: most - 1)
+    monkeypatch.setattr(planning, "available", lambda device: int(OUTSIDE * most) - 1)
     assert main(command(bare, facts, tmp_path, "--data.batch_size", "8")) == 1
     said = capsys.readouterr().out
     assert "It does not fit: too little memory" in said
@@ -208,8 +209,9 @@ def test_devices_for_a_sharded_model_are_counted(bare, facts, tmp_path, monkeypa
     whole = memory_of(scene)
     cut = planning._other(scene, model, stream, {"ranks": 4})
     assert cut.largest.bytes < whole.largest.bytes
-    tight = replace(whole, available=cut.largest.bytes)
-    monkeypatch.setattr(planning, "available", lambda device: cut.largest.bytes)
+    enough = int(OUTSIDE * cut.largest.bytes) + 2
+    tight = replace(whole, available=enough)
+    monkeypatch.setattr(planning, "available", lambda device: enough)
     disk = plan_of(network, encoder, model, stream, settings(tmp_path), calibrate=False).disk
     said = advice(scene, tight, disk, lambda **new: planning._other(scene, model, stream, new))
     assert "--trainer.strategy sharded --trainer.devices 4" in said
@@ -232,3 +234,12 @@ def test_mistakes_end_in_one_sentence(bare, facts, tmp_path, capsys):
     assert "--trainer.devices is" in refused(*command(bare, facts, tmp_path, "--trainer.devices", "0"))
     assert "holds none" in refused(*command(bare, facts, tmp_path, "--hash", "true"))
     assert "edits run on cpu or gpu" in refused(*command(bare, facts, tmp_path, "--trainer.accelerator", "mps"))
+
+
+def test_an_embedded_model_is_hashed_by_its_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no folder has that name
+    told = tmp_path / "plan.json"
+    more = ("--calibrate", "false", "--hash", "true", "--json", str(told), "--model.cache_dir", str(tmp_path / "cache"))
+    assert main(["plan", "--config", "quickstart", *more]) == 0
+    capsys.readouterr()
+    assert [one["layers"] for one in json.loads(told.read_text())["cached"]] == [{"0": False, "1": False}] * 2
