@@ -16,6 +16,7 @@ from lit_edit.refusals import (
     adapter_on_hub,
     first_line,
     foreign_code,
+    lacks_tokenizer,
     no_tokenizer,
     not_found,
     refuse_config,
@@ -115,7 +116,7 @@ def read_tokenizer(name: str | Path, pretrained: str, revision: str | None, trus
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise no_tokenizer(pretrained, error) from None
-    if not tokenizer.vocab_size:  # some families make one out of nothing
+    if not tokenizer.vocab_size or lacks_tokenizer(name):  # some families make one out of nothing
         raise no_tokenizer(pretrained, None)
     return tokenizer
 

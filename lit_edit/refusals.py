@@ -230,6 +230,12 @@ def refuse_missing(pretrained: str, missing: Iterable[str], parameters: Iterable
 # ------------------------------------------------------------------------------------------------ tokenizers
 
 
+def lacks_tokenizer(name: str | Path) -> bool:
+    """Whether a folder holds nothing that a tokenizer could be made of: old versions of transformers make an empty one then."""
+    folder = Path(name).expanduser()
+    return folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in (*_TOKENIZER, "tokenizer_config.json"))
+
+
 def no_tokenizer(pretrained: str, error: Exception | None) -> EditError:
     """Why a tokenizer could not be loaded, or came out empty."""
     folder = Path(pretrained).expanduser()

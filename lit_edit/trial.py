@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
-"""A float64 model may have its attention in float32."""
+_ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+"""A float64 model may have its attention in float32; bfloat16 under a mask is 3.3e-2 off on CPUs with torch 2.6 to 2.8."""
 
 _ROUNDING_TF32 = 5e-3
 """For float32 on a GPU, whose products may be rounded to TF32."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lit_edit
+from lit_edit.anatomy import Anatomy
 from lit_edit.doctor.finding import Verdict
 from lit_edit.store import fingerprint
 from tests.doctor.cases import all_checks
@@ -11,7 +12,6 @@ from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 PLAIN = {"gpt2", "gptj", "gpt_neox", "opt", "phi", "mpt", "falcon"}
 TIED = {"gpt2", "gemma2", "gemma3_text", "opt", "mpt", "falcon"}
-TUPLES = {"mpt", "falcon"}
 HEADS = {**dict.fromkeys(FAMILIES, "MHA"), "falcon": "MQA"}
 HEADS.update(dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"), "GQA"))
 WIDE = {"gpt2": 128, "gptj": 128, "mpt": 128}
@@ -31,6 +31,14 @@ def test_every_check_is_made_and_nothing_is_off(examined):
     assert examination.exit_code == 0 and examination.summary().endswith("the model can be edited")
 
 
+def block_output(family):
+    """What a block gives back differs between versions of transformers."""
+    anatomy, kinds = Anatomy.of(tiny_model(family)), []
+    anatomy.blocks[0].register_forward_hook(lambda _module, _args, out: kinds.append(type(out).__name__))
+    anatomy.model(torch.tensor([[1, 2, 3]]))
+    return kinds[0].lower()
+
+
 def test_parts_are_those_of_the_family(examined):
     family, examination = examined
     assert examination.find("parts", "class").values["type"] == family
@@ -43,7 +51,7 @@ def test_parts_are_those_of_the_family(examined):
     assert examination.find("parts", "logits").values["soft_cap"] == (3.0 if family == "gemma2" else None)
     assert examination.find("shape", "attention").values["kind"] == HEADS[family]
     assert examination.find("shape", "MLP").values["gated"] == (family not in PLAIN)
-    assert examination.find("inside", "block output").values["kind"] == ("tuple" if family in TUPLES else "tensor")
+    assert examination.find("inside", "block output").values["kind"] == block_output(family)
     assert examination.find("shape", "layers").values["layers"] == ([0, 1] if family.startswith("gemma") else [0])
 
 
