@@ -21,7 +21,7 @@ from lit_edit.export.changes import MOST_STEPS, NAMES, Change
 from lit_edit.journal.files import LARGEST, contained
 from lit_edit.report.shapes import Maybe, check
 
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of the folder; a reader refuses another one."""
 CONFIG, TENSORS = "edit_config.json", "edit_delta.safetensors"
 _LARGEST_CONFIG = 2**22

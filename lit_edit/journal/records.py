@@ -15,7 +15,7 @@ from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.outcome import BatchOutcome
 
-FORMAT = 2
+FORMAT = 3
 """Number of the form of records; those of the first had no chain and no number."""
 START = "0" * 64
 """What the first record names as the hash of the one before."""
@@ -114,7 +114,7 @@ def check(records: Sequence[dict[str, Any]], lines: Sequence[str], name: str) ->
         if record.get("format") != FORMAT:
             raise EditError(
                 f"{name} was written by another version (record {number} has format {record.get('format', 1)}, this one reads "
-                f"{FORMAT}); it has no chain and no factors that could be used"
+                f"{FORMAT}); it has no chain or no factors that this one could use"
             )
         body = {key: value for key, value in record.items() if key not in ("sha256", "before")}
         written, digest = sealed(body, head)

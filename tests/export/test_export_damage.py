@@ -94,8 +94,8 @@ def test_a_flipped_bit_of_the_configuration_never_gives_other_weights(delta, gpt
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda s: s.update(format=2), "has format 2, this version reads 1"),
-        (lambda s: s.update(format=True), "has format True, this version reads 1"),
+        (lambda s: s.update(format=99), "has format 99, this version reads 2"),
+        (lambda s: s.update(format=True), "has format True, this version reads 2"),
         (lambda s: s.pop("format"), "has format None"),
         (lambda s: s.update(file="../../secret.safetensors"), f"names another file than {TENSORS}"),
         (lambda s: s.update(file="/etc/passwd"), f"names another file than {TENSORS}"),

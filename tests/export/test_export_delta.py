@@ -68,7 +68,7 @@ def test_the_configuration_says_what_was_edited(gpt2, deltas):
     said = json.loads((deltas / "gpt2" / "edit_config.json").read_text())
     summary = json.loads((gpt2.folder / "summary.json").read_text())
     assert said["base_model_name_or_path"] == gpt2.pretrained and said["revision"] is None
-    assert said["format"] == 1 and said["dtype"] == "float32" and said["base_sha256"] == summary["weights"]
+    assert said["format"] == 2 and said["dtype"] == "float32" and said["base_sha256"] == summary["weights"]
     assert said["editor"]["name"] == "MEMIT" and said["editor"]["init_args"] == {"lam": 100.0, "history": True}
     assert said["guards"] == [] and said["edits"] == 10 and said["batches"] == 5 and said["finished"] is True
     assert said["requests"] == {"written": 10, "rejected": 0, "set aside": 0}

@@ -117,7 +117,7 @@ def resealed(folder, change, at=0):
         (lambda r: r.update(position=7), "requests have been read by then"),
         (lambda r: r.update(edits="two"), "no edits"),
         (lambda r: r.update(format=1), "another version"),
-        (lambda r: r.update(format=3), "another version"),
+        (lambda r: r.update(format=99), "another version"),
         (lambda r: r.pop("factors"), "does not say"),
         (lambda r: r.pop("rejected"), "does not say"),
     ],
