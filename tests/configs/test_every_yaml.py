@@ -59,7 +59,7 @@ def test_training_of_the_network_of_mend():
 
 def test_training_of_the_embedded_model():
     from lit_edit.name_parser import NameParser
-    from lit_edit.world.cli import PretrainCLI
+    from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.world.pretrain import WorldData, WorldPretrainer
 
     args = ["--config", "pretrain_world", "--trainer.precision", "32-true"]

@@ -32,8 +32,8 @@ class Parsed(Exception):
 def up_to_the_work() -> Iterator[None]:
     """Commands parse, build what they are about, and stop."""
     from lit_edit.cli import EditCLI
+    from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.studies import cli as studies
-    from lit_edit.world.cli import PretrainCLI
 
     parse = argparse.ArgumentParser.parse_args
 
@@ -60,7 +60,7 @@ def up_to_the_work() -> Iterator[None]:
         patch.object(EditCLI, "_run_subcommand", begun),
         patch.object(studies, "run", measured),
         patch("lit_edit.plan.cli.plan_run", begun),
-        patch("lit_edit.world.cli.PretrainCLI.instantiate_classes", begun_after(PretrainCLI.instantiate_classes)),
+        patch("lit_edit.pretraining.cli.PretrainCLI.instantiate_classes", begun_after(PretrainCLI.instantiate_classes)),
     ):
         yield
 
