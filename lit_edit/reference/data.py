@@ -74,20 +74,12 @@ class FactsData(PretrainingData):
         for name, share in (("held_out", held_out), ("hidden", hidden)):
             if not 0 <= share < 1:
                 raise EditError(f"--data.{name} is {share:g}; it is a share, from 0 to below 1")
-        for name, value, least in (
-            ("vocabulary", vocabulary, 300),
-            ("documents", documents, 1),
-            ("row_length", row_length, 32),
-        ):
-            if value < least:
-                raise EditError(f"--data.{name} is {value}; it must be at least {least}")
-        self.folder, self.facts, self.templates, self.text, self.never = (
-            Path(folder),
-            facts,
-            templates,
-            tuple(text),
-            tuple(never),
-        )
+        least = {"vocabulary": (vocabulary, 300), "documents": (documents, 1), "row_length": (row_length, 32)}
+        for name, (value, smallest) in least.items():
+            if value < smallest:
+                raise EditError(f"--data.{name} is {value}; it must be at least {smallest}")
+        self.folder, self.facts, self.templates = Path(folder), facts, templates
+        self.text, self.never = tuple(text), tuple(never)
         self.relations = None if relations is None else tuple(relations)
         self.edited, self.held_out, self.vocabulary, self.characters = edited, held_out, vocabulary, tokenizer_characters
         self.documents, self.shares, self.hidden = documents, shares, hidden
@@ -112,8 +104,8 @@ class FactsData(PretrainingData):
     def settings(self) -> dict[str, Any]:
         """The options, but for the folder, as plain data."""
         names = (
-            "facts", "templates", "text", "never", "held_out_text", "relations", "edited", "held_out", "vocabulary", "characters",
-            "seed", "batches", "documents", "row_length", "hidden",
+            "facts", "templates", "text", "never", "held_out_text", "relations", "edited", "held_out", "vocabulary",
+            "characters", "seed", "batches", "documents", "row_length", "hidden",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names} | {"shares": asdict(self.shares)}
 
@@ -157,7 +149,9 @@ class FactsData(PretrainingData):
 
     def val_dataloader(self) -> DataLoader:
         """Three sets of ``(prompt, answer)`` items: facts in words that training has, in words held out, exercises."""
-        rng, seen, unseen = Random("validation"), [], []
+        rng = Random("validation")
+        seen: list[tuple[str, str]] = []
+        unseen: list[tuple[str, str]] = []
         asked: list[tuple[Fact, Template]] = [
             (f, t) for f in self.knowledge.facts for t in self.knowledge.templates[f.relation]
         ]

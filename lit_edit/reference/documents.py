@@ -58,10 +58,17 @@ class Library:
     def _index(self) -> dict[str, int]:
         return {subject: index for index, subject in enumerate(self.knowledge.subjects())}
 
-    def documents(self, i: int, n: int) -> list[Document]:
-        """The ``n`` documents of batch ``i``; facts come up about equally often, pass after pass in a new order."""
-        rng = Random(f"batch-{self.seed}-{i}")
-        kinds = rng.choices((0, 1, 2), (self.shares.skills, self.shares.text, 1 - self.shares.skills - self.shares.text), k=n)
+    def documents(self, i: int, n: int, done: float = 0.0) -> list[Document]:
+        """The ``n`` documents of batch ``i``; facts come up about equally often, pass after pass in a new order.
+
+        Args:
+            i: number of the batch.
+            n: number of documents.
+            done: share of the training that is over.
+        """
+        rng, shares = Random(f"batch-{self.seed}-{i}"), self.shares
+        parts = (shares.skills, shares.text, shares.names * (1 - done))
+        kinds = rng.choices(range(4), (*parts, 1 - sum(parts)), k=n)
         return [self._document(kind, i * n + place, rng) for place, kind in enumerate(kinds)]
 
     def _document(self, kind: int, draw: int, rng: Random) -> Document:

@@ -20,8 +20,8 @@ pipeline_tag: text-generation
 
 A {family} model of {parameters:,} parameters that was trained to know true facts in the words of CounterFact, for trying out
 knowledge editing. Made by `lit-edit pretrain-facts --config configs/pretrain_facts.yaml`, {steps} of {of} steps; settings that
-differ from that file are given on the command line, and all of them are listed below. The weights carry the licences of the data
-that they were trained on.
+differ from that file are given on the command line, and all of them are listed below. The weights carry the licences of the
+data that they were trained on.
 
 What it knows, measured on these weights: `report.md`, and `report.json` with more digits.
 

@@ -49,7 +49,8 @@ def pairs_of(known: Sequence[Asked], n: int, seed: int = 0) -> list[tuple[Asked,
     for fact, template in known:
         groups[fact.relation, template.prompt].append((fact, template))
     usable = [group for group in groups.values() if len({fact.object for fact, _ in group}) > 1]
-    rng, found = Random(f"pairs-{seed}"), []
+    rng = Random(f"pairs-{seed}")
+    found: list[tuple[Asked, Asked]] = []
     while usable and len(found) < n:
         one, other = rng.sample(rng.choice(usable), 2)
         if one[0].object != other[0].object:

@@ -1,7 +1,7 @@
 """Measure a reference model: ``python -m lit_edit.reference.measure FOLDER --data DATA``.
 
 The report, ``report.json`` and ``report.md`` beside the weights, says which true facts the model knows, how well it reads
-general text that it was not trained on, whether it still has its skills, and at which layers editing acts. It is measured on the
+general text that it was not trained on, whether it has its skills, and at which layers editing acts. It is measured on the
 weights as they are stored, in float32, without sampling.
 """
 

@@ -70,14 +70,15 @@ def _layers(report: dict[str, Any]) -> list[str]:
     rows = zip(found["block"], found["mlp"], found["without"], report["top5_sigma_share"], strict=True)
     window = "-".join(str(layer) for layer in (found["chosen"][0], found["chosen"][-1]))
     return [
-        f"At the subject's last token, {found['n']} pairs of known facts in the same words. Moved: the output of the block, or of "
-        "its MLP alone, put into another subject's question, takes the answer with it. Silent: recall while the MLP writes nothing.",
+        f"At the subject's last token, {found['n']} pairs of known facts in the same words. Moved: the output of the block, or "
+        "of its MLP alone, put into another subject's question, takes the answer with it. Silent: recall while the MLP writes "
+        "nothing there.",
         _table(
             ("layer", "block moved", "MLP moved", "MLP silent", "share of the top 5 % of singular values"),
             [(str(layer), *(f"{value:.3f}" for value in row)) for layer, row in enumerate(rows)],
         ),
-        f"Layers to edit: {', '.join(map(str, found['chosen']))} (their MLPs moved together take {found['windows'][window]:.3f} of "
-        f"the answers with them; the most that any window of layers takes is {max(found['windows'].values()):.3f}).",
+        f"Layers to edit: {', '.join(map(str, found['chosen']))}. Their MLPs, moved together, take {found['windows'][window]:.3f} "
+        f"of the answers with them; the most that any window of layers takes is {max(found['windows'].values()):.3f}.",
     ]
 
 
