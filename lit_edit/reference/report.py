@@ -77,8 +77,9 @@ def _layers(report: dict[str, Any]) -> list[str]:
             ("layer", "block moved", "MLP moved", "MLP silent", "share of the top 5 % of singular values"),
             [(str(layer), *(f"{value:.3f}" for value in row)) for layer, row in enumerate(rows)],
         ),
-        f"Layers to edit: {', '.join(map(str, found['chosen']))}. Their MLPs, moved together, take {found['windows'][window]:.3f} "
-        f"of the answers with them; the most that any window of layers takes is {max(found['windows'].values()):.3f}.",
+        f"Layers to edit: {', '.join(map(str, found['chosen']))}. Their MLPs, moved together, take "
+        f"{found['windows'][window]:.3f} of the answers with them; the most that any window of layers takes is "
+        f"{max(found['windows'].values()):.3f}.",
     ]
 
 
