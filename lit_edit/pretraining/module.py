@@ -137,6 +137,16 @@ class Pretrainer(L.LightningModule):
         """The data module: where tokenizer and text come from."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training.
+
+        Lightning's own estimate sets the data up before it restores their position from a checkpoint, which is then lost.
+        """
+        trainer = self.trainer
+        all_of_them = -(-self.data.batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+        return all_of_them if trainer.max_steps < 0 else min(trainer.max_steps, all_of_them)
+
     def configure_model(self) -> None:
         """Build the network for the vocabulary of the data module."""
         if self.net is not None:
@@ -172,7 +182,7 @@ class Pretrainer(L.LightningModule):
         logits = self.net.get_output_embeddings()(states[counts])
         each = F.cross_entropy(logits, labels[counts], reduction="none")
         loss = (each * weight[counts]).sum() / weight.sum()
-        total = self.trainer.estimated_stepping_batches * h.auxiliary_until
+        total = self.steps * h.auxiliary_until
         strength = h.auxiliary * max(0.0, 1.0 - self.global_step / total)
         self.log("loss/text", loss, prog_bar=True)
         at = batch["subject"] >= 0
@@ -197,9 +207,7 @@ class Pretrainer(L.LightningModule):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=h.lr, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, warmup_cosine(h.warmup, self.trainer.estimated_stepping_batches)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(h.warmup, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_end(self) -> None:
@@ -208,7 +216,7 @@ class Pretrainer(L.LightningModule):
             self.export(Path(self.settings.export_to))
 
 
-def warmup_cosine(warmup: int, steps: float) -> Callable[[int], float]:
+def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
     """Factor of the learning rate at a step: linear up to 1 in ``warmup`` steps, then a half cosine to 0 at ``steps``."""
 
     def factor(step: int) -> float:

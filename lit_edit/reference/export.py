@@ -51,7 +51,7 @@ def export(folder: Path, net: Any, data: FactsData, model_settings: dict[str, An
     data.tokenizer.save_pretrained(folder)
     learned = data.settings() | {"steps": steps, "of": of}
     (folder / LEARNED).write_text(json.dumps(learned, indent=1) + "\n", encoding="utf-8")
-    model_settings = {name: value for name, value in model_settings.items() if not name.startswith("_")}
+    model_settings = {name: value for name, value in model_settings.items() if name != "export_to" and name[0] != "_"}
     settings = {"seed_everything": torch.initial_seed(), "model": model_settings, "data": learned}
     card = CARD.format(
         name=folder.name,

@@ -46,7 +46,7 @@ class Passages:
         start = place - (self._ends[number] - len(paragraph))
         stop = paragraph.find(". ", start)
         start = stop + 2 if 0 <= stop < len(paragraph) - characters // 2 else 0
-        found = paragraph[start : start + characters]
+        found = paragraph[start:]
         while len(found) < characters and number + 1 < len(self.paragraphs):
             number += 1
             found = f"{found} {self.paragraphs[number]}"

@@ -55,5 +55,5 @@ class FactsPretrainer(Pretrainer):
         """Write the trained model as an ordinary folder, with what it was trained on and its report."""
         from lit_edit.reference.export import export
 
-        steps, of = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
+        steps, of = self.trainer.global_step, self.steps
         self.report = export(folder, self.net, self.data, dict(self.hparams), steps, of)

@@ -84,7 +84,7 @@ def lit_edit(words: list[str]) -> None:
             assert not ended.code
         return
     more = [] if words[0] in VERBS or "--trainer.accelerator" in words else ["--trainer.accelerator", "cpu"]
-    if words[0] == "pretrain":
+    if words[0].startswith("pretrain"):
         more = ["--trainer.precision", "32-true"]  # the file's own precision wants a GPU
     stops(main, [*words, *more])
 
