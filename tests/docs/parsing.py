@@ -162,6 +162,7 @@ def known_options() -> set[str]:
     """Every option of every command, by its name without dashes."""
     from lit_edit.cli import EditCLI
     from lit_edit.plan.cli import PlanCLI
+    from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.studies import STUDIES
     from lit_edit.studies.cli import parser_of, study_class
 
@@ -179,12 +180,15 @@ def known_options() -> set[str]:
         EditCLI(["fit"])
     assert {"ckpt_path", "model.pretrained", "run_dir"} <= found
 
-    def whole(self: PlanCLI, *_: Any) -> None:
+    def whole(self: Any, *_: Any) -> None:
         found.update(_names(self.parser))
         raise Seen
 
     with patch.object(PlanCLI, "parse_arguments", whole), contextlib.suppress(Seen):
         PlanCLI([])
+    for verb in ("pretrain", "pretrain-facts"):
+        with patch.object(PretrainCLI, "parse_arguments", whole), contextlib.suppress(Seen):
+            main([verb])
     for name in STUDIES:
         found |= set(_names(parser_of(name, study_class(name))))
 
