@@ -68,7 +68,7 @@ class FactsData(PretrainingData):
         documents: int = 320,
         row_length: int = 96,
         shares: Shares = Shares(),  # noqa: B008 (frozen)
-        hidden: float = 0.7,
+        hidden: float = 0.85,
     ) -> None:
         super().__init__(seed, batches, row_length)
         for name, share in (("held_out", held_out), ("hidden", hidden)):

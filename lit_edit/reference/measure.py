@@ -33,6 +33,8 @@ from lit_edit.world.skills import SKILLS, held_out
 
 LEARNED = "learned.json"
 """What the model was trained on, beside its weights."""
+DOCUMENTS = 20
+"""Perplexity is measured on so many documents of the text, from its start."""
 
 
 def measure(
@@ -67,7 +69,7 @@ def measure(
 
 
 def _perplexity(scorer: Scorer, text: Path) -> dict[str, Any]:
-    probe = Perplexity(str(text), separator="<|doc|>", limit=None)
+    probe = Perplexity(str(text), separator="<|doc|>", limit=DOCUMENTS)
     items = probe.items()
     rows = probe.measure(scorer, items)
     numbers = probe.summarise(rows)
