@@ -43,6 +43,7 @@ class FactsData(PretrainingData):
         documents: documents per batch.
         row_length: tokens per row; several documents share a row and do not see each other.
         shares: what the documents are made of.
+        text_weight: weight of a token of general text in the loss, where the object of a fact weighs 1.
         hidden: share of the documents with restricted attention to names.
 
     Raises:
@@ -58,7 +59,7 @@ class FactsData(PretrainingData):
         never: Sequence[str] = ("corpus/wikitext2_*",),
         relations: Sequence[str] | None = None,
         held_out_text: str | None = "corpus/wikitext2_valid.txt",
-        questions: int | None = 200,
+        questions: int | None = 100,
         edited: bool = True,
         held_out: float = 0.1,
         vocabulary: int = 8192,
@@ -68,6 +69,7 @@ class FactsData(PretrainingData):
         documents: int = 320,
         row_length: int = 96,
         shares: Shares = Shares(),  # noqa: B008 (frozen)
+        text_weight: float = 0.05,
         hidden: float = 0.85,
     ) -> None:
         super().__init__(seed, batches, row_length)
@@ -82,7 +84,7 @@ class FactsData(PretrainingData):
         self.text, self.never = tuple(text), tuple(never)
         self.relations = None if relations is None else tuple(relations)
         self.edited, self.held_out, self.vocabulary, self.characters = edited, held_out, vocabulary, tokenizer_characters
-        self.documents, self.shares, self.hidden = documents, shares, hidden
+        self.documents, self.shares, self.text_weight, self.hidden = documents, shares, text_weight, hidden
         self.held_out_text, self.questions = held_out_text, questions
         self.library: Library | None = None
 
@@ -105,7 +107,7 @@ class FactsData(PretrainingData):
         """The options, but for the folder, as plain data."""
         names = (
             "facts", "templates", "text", "never", "held_out_text", "relations", "edited", "held_out", "vocabulary",
-            "characters", "seed", "batches", "documents", "row_length", "hidden",
+            "characters", "seed", "batches", "documents", "row_length", "text_weight", "hidden",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names} | {"shares": asdict(self.shares)}
 
@@ -136,7 +138,7 @@ class FactsData(PretrainingData):
             wrong = "is trained on; name it in --data.never" if held_out in files else "is no file; null leaves perplexity out"
             raise EditError(f"--data.held_out_text {held_out} {wrong}")
         # Three characters to a token at the least, and what is too long is cut to the row.
-        self.library = Library(self.read(), Passages(files), self.shares, 4 * self.row_length, self.seed)
+        self.library = Library(self.read(), Passages(files), self.shares, 4 * self.row_length, self.text_weight, self.seed)
         size = self.vocabulary
         self.tokenizer = build_tokenizer(self.knowledge, self.library.passages, size, self.characters, self.seed)
 

@@ -45,6 +45,7 @@ class Library:
         passages: the general text.
         shares: what the documents are made of.
         characters: length of a piece of general text.
+        text_weight: weight of its tokens in the loss, where the object of a fact weighs 1.
         seed: of the order of the facts.
     """
 
@@ -52,6 +53,7 @@ class Library:
     passages: Passages
     shares: Shares = Shares()
     characters: int = 300
+    text_weight: float = 0.05
     seed: int = 0
 
     @cached_property
@@ -75,7 +77,7 @@ class Library:
         if kind == 0:
             return skill_document(rng, weight=1.0)
         if kind == 1:
-            return Document(self.passages.passage(rng, self.characters), context=0.25)
+            return Document(self.passages.passage(rng, self.characters), context=self.text_weight)
         writer, fact = Writer(), self._fact(draw)
         if kind == 2:
             writer.name(fact.subject, self._index[fact.subject])
