@@ -84,7 +84,7 @@ class Library:
             return writer.done(context=0.0)
         if rng.random() < self.shares.prefixed:
             if rng.random() < 0.8:
-                writer.plain(self.passages.sentence(rng, rng.randint(10, 50)))
+                writer.plain(self.passages.sentence(rng, rng.randint(10, 40)))
             else:
                 self._say(rng.choice(self.knowledge.facts), rng, writer)
             writer.plain(" ")
