@@ -68,7 +68,7 @@ class PretrainCLI(SentenceCLI):
         Raises:
             EditError: if there is no such file.
         """
-        path = self.config["ckpt_path"]
+        path: str | None = self.config["ckpt_path"]
         if path == "last" and self.checkpoint is not None:
             path = str(self.checkpoint)
         if path is not None and not Path(path).is_file():

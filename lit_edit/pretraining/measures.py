@@ -18,7 +18,8 @@ Item = tuple[str, str]
 
 def blocks(model: Any) -> nn.ModuleList:
     """The transformer blocks of a GPT-2 or Llama type model."""
-    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    found: nn.ModuleList = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    return found
 
 
 @contextmanager
@@ -82,12 +83,14 @@ class Questions:
 
     def said(self, model: Any) -> Tensor:
         """Argmax after each prompt, ``[N]``."""
-        return model(**self.inputs, use_cache=False).logits[torch.arange(len(self)), self.last].argmax(-1)
+        logits: Tensor = model(**self.inputs, use_cache=False).logits
+        return logits[torch.arange(len(self)), self.last].argmax(-1)
 
 
 def hidden(out: Any) -> Tensor:
     """Hidden states of a module's output, which is a tensor or a tuple depending on the family."""
-    return out[0] if isinstance(out, tuple) else out
+    states: Tensor = out[0] if isinstance(out, tuple) else out
+    return states
 
 
 @torch.no_grad()

@@ -56,14 +56,19 @@ class PretrainingData(L.LightningDataModule):
     def make(self, i: int) -> dict[str, Tensor]:
         """Batch ``i``, as :func:`lit_edit.pretraining.rows.pack` gives it."""
 
+    @property
+    def positions(self) -> int:
+        """The longest text that the model is to take, in tokens; it learns no position behind the end of a row."""
+        return self.row_length
+
     def train_dataloader(self) -> GeneratedBatches:
         """One epoch of ready-made batches."""
         return GeneratedBatches(self.batches, self.make, self._processed)
 
     def _processed(self) -> int:
         assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.processed  # type: ignore[attr-defined]  # Lightning annotates the base class of what it keeps here
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current  # Lightning annotates its base class
+        return int(progress.processed)
 
 
 class Pretrainer(L.LightningModule):
@@ -144,7 +149,7 @@ class Pretrainer(L.LightningModule):
         Lightning's own estimate sets the data up before it restores their position from a checkpoint, which is then lost.
         """
         trainer = self.trainer
-        all_of_them = -(-self.data.batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+        all_of_them = -(-int(self.data.batches) // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
         return all_of_them if trainer.max_steps < 0 else min(trainer.max_steps, all_of_them)
 
     def configure_model(self) -> None:
@@ -153,7 +158,7 @@ class Pretrainer(L.LightningModule):
             return
         data, h = self.data, self.settings
         with torch.device("cpu"):
-            self.net = build_network(h, len(data.tokenizer), data.tokenizer.eos_token_id, max(128, data.row_length))
+            self.net = build_network(h, len(data.tokenizer), data.tokenizer.eos_token_id, data.positions)
             classes = self.prepare()
             self.readers = nn.ModuleDict({str(i): nn.Linear(h.width, classes) for i in h.written})
             if h.key_std is not None:

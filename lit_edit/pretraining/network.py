@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 
-def build_network(sizes: Any, vocabulary: int, end: int, positions: int = 128) -> nn.Module:
+def build_network(sizes: Any, vocabulary: int, end: int, positions: int) -> nn.Module:
     """An untrained Hugging Face model without dropout, embeddings tied.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_edit.errors import EditError
+from lit_edit.pretraining.measures import Item
 from lit_edit.pretraining.module import PretrainingData
 from lit_edit.pretraining.rows import pack
 from lit_edit.reference.documents import Library, Shares
@@ -149,11 +150,11 @@ class FactsData(PretrainingData):
         documents = self.library.documents(i, self.documents, i / self.batches)
         return pack(documents, self.tokenizer, self.row_length, self.hidden, rng)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[list[Item]]:
         """Three sets of ``(prompt, answer)`` items: facts in words that training has, in words held out, exercises."""
         rng = Random("validation")
-        seen: list[tuple[str, str]] = []
-        unseen: list[tuple[str, str]] = []
+        seen: list[Item] = []
+        unseen: list[Item] = []
         asked: list[tuple[Fact, Template]] = [
             (f, t) for f in self.knowledge.facts for t in self.knowledge.templates[f.relation]
         ]

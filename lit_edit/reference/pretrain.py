@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_edit.pretraining.measures import accuracy
+from lit_edit.pretraining.measures import Item, accuracy
 from lit_edit.pretraining.module import Pretrainer
 
 
@@ -45,7 +45,7 @@ class FactsPretrainer(Pretrainer):
         told_MK = scores_MC.float().log_softmax(-1).gather(1, truth_MK.clamp_min(0))
         return -((told_MK * there_MK).sum(1) / there_MK.sum(1)).mean()
 
-    def validation_step(self, batch: list, batch_idx: int) -> None:
+    def validation_step(self, batch: list[Item], batch_idx: int) -> None:
         """Share of right answers in one set of items."""
         name = ("facts", "facts_unseen_words", "skills")[batch_idx]
         right = accuracy(self.net, self.data.tokenizer, batch)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lit_edit.world import check
+from lit_edit.world.skills import SKILLS
 
 CARD = """---
 language: en
@@ -70,7 +71,7 @@ def export(folder: Path, net: Any, data: Any, model_settings: dict[str, Any], st
             parameters=measured["parameters"],
             people=world.people,
             relations=len(world.relations),
-            skills=len(check.SKILLS),
+            skills=len(SKILLS),
             steps=steps,
             measured=json.dumps(measured, indent=1),
             settings=json.dumps(settings, indent=1, default=str),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lit_edit.pretraining.measures import accuracy
+from lit_edit.pretraining.measures import Item, accuracy
 from lit_edit.pretraining.module import Pretrainer, PretrainingData
 from lit_edit.pretraining.rows import pack
 from lit_edit.world.facts import World
@@ -59,13 +59,18 @@ class WorldData(PretrainingData):
         self.tokenizer = build_tokenizer(self.world)
         self.documents, self.skills, self.plain, self.hidden = documents, skills, plain, hidden
 
+    @property
+    def positions(self) -> int:
+        """Twice what it sees in training, for prompts behind sampled text."""
+        return 2 * self.row_length
+
     def make(self, i: int) -> dict[str, Tensor]:
         """See :meth:`lit_edit.pretraining.module.PretrainingData.make`."""
         rng = Random(f"batch-{self.seed}-{i}")
         documents = training_documents(self.world, rng, self.documents, self.skills, self.plain)
         return pack(documents, self.tokenizer, self.row_length, self.hidden, rng)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[list[Item]]:
         """Three sets of ``(prompt, answer)`` items: facts in the edit prompt, facts in other words, skills."""
         rng = Random("validation")
         asked, reworded = (self.world.facts(phrasing) for phrasing in (0, 1))
@@ -92,7 +97,7 @@ class WorldPretrainer(Pretrainer):
         parts = enumerate(scores_MC.split(self.sizes, -1))
         return torch.stack([F.cross_entropy(part, self.truth[subject_M, r]) for r, part in parts]).mean()
 
-    def validation_step(self, batch: list, batch_idx: int) -> None:
+    def validation_step(self, batch: list[Item], batch_idx: int) -> None:
         """Share of right answers in one set of items."""
         name = ("facts", "facts_reworded", "skills")[batch_idx]
         right = accuracy(self.net, self.data.tokenizer, batch)
