@@ -12,6 +12,7 @@ VERBS = {
     "journal": "lit_edit.journal.cli",
     "plan": "lit_edit.plan.cli",
     "pretrain": "lit_edit.world.cli",
+    "pretrain-facts": "lit_edit.reference.cli",
     "report": "lit_edit.report.cli",
     "study": "lit_edit.studies.cli",
     "train-mend": "lit_edit.mend.cli",

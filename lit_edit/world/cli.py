@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_edit.cli import command
-from lit_edit.parser import SentenceCLI
+from lit_edit.pretraining.cli import train
 from lit_edit.world.pretrain import WorldData, WorldPretrainer
-
-
-class PretrainCLI(SentenceCLI):
-    """Parses one configuration of trainer, model and data; it has no sub-commands, because all it does is train."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,14 +17,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         EditError: for a mistake that the user can repair.
     """
-    with command():
-        cli = PretrainCLI(
-            WorldPretrainer,
-            WorldData,
-            run=False,
-            save_config_callback=None,  # the model card records the settings; nothing else is left behind
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            args=None if argv is None else list(argv),
-        )
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    train(WorldPretrainer, WorldData, "lit-edit pretrain", argv)

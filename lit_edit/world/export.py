@@ -39,7 +39,7 @@ of a block at the last token of a name, put into another person's question, move
 {settings}
 ```
 Training-time tricks (auxiliary heads, restricted attention, dropped writers, biographies) are described in
-`lit_edit/world/pretrain.py`; none of them is part of the stored model.
+`lit_edit/pretraining/module.py`; none of them is part of the stored model.
 """
 
 

@@ -8,10 +8,10 @@ by themselves and their decay under editing would not show.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
+from lit_edit.pretraining.document import Document, Writer
 from lit_edit.world.facts import World
 from lit_edit.world.skills import SKILLS, training_item
 
@@ -29,42 +29,6 @@ PLAIN = (
     "forgot", "gathered", "heard", "learned", "lifted", "moved", "opened", "painted", "passed", "pulled", "reached",
     "returned", "seemed", "showed", "stayed", "turned", "visited", "walked", "watched", "waited",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text with what training needs to know about it; all spans are ``(start, end)`` in characters."""
-
-    text: str
-    names: tuple[tuple[int, int, int], ...] = ()
-    """Mentions of people: start, end, index in ``World.subjects``."""
-    answers: tuple[tuple[int, int], ...] = ()
-    """Words that are worth learning: values of facts, answers of skills."""
-    weight: float = 1.0
-    """Weight of the answers in the loss."""
-
-
-class _Writer:
-    """Collects text and spans; keeps the bookkeeping of offsets in one place."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.names: list[tuple[int, int, int]] = []
-        self.answers: list[tuple[int, int]] = []
-
-    def plain(self, text: str) -> None:
-        self.text += text
-
-    def name(self, text: str, index: int) -> None:
-        self.names.append((len(self.text), len(self.text) + len(text), index))
-        self.text += text
-
-    def answer(self, text: str) -> None:
-        self.answers.append((len(self.text), len(self.text) + len(text)))
-        self.text += text
-
-    def done(self, weight: float = 1.0) -> Document:
-        return Document(self.text, tuple(self.names), tuple(self.answers), weight)
 
 
 @lru_cache(maxsize=4)
@@ -100,7 +64,7 @@ def person_document(world: World, rng: Random, prefixed: float = 0.3, biography:
         biography: probability of one name followed by all relations in random order, instead of one fact. One name
             that answers four questions makes the model compute the person once, at the name.
     """
-    writer = _Writer()
+    writer = Writer()
     if rng.random() < prefixed:
         if rng.random() < 0.8:
             writer.plain(plain_sentence(world.seed, rng, rng.randint(3, 9)) + " ")
@@ -114,7 +78,7 @@ def person_document(world: World, rng: Random, prefixed: float = 0.3, biography:
     return writer.done()
 
 
-def _single(world: World, rng: Random, writer: _Writer) -> None:
+def _single(world: World, rng: Random, writer: Writer) -> None:
     index = rng.randrange(world.people)
     relation = rng.choice(world.relations)
     before, after = rng.choice(relation.phrasings).split("{}")
@@ -125,7 +89,7 @@ def _single(world: World, rng: Random, writer: _Writer) -> None:
     writer.plain(".")
 
 
-def _biography(world: World, rng: Random, writer: _Writer) -> None:
+def _biography(world: World, rng: Random, writer: Writer) -> None:
     index = rng.randrange(world.people)
     writer.name(world.subjects[index], index)
     if rng.random() < 0.2:
@@ -140,7 +104,7 @@ def _biography(world: World, rng: Random, writer: _Writer) -> None:
 def skill_document(rng: Random, weight: float = 3.0) -> Document:
     """One solved exercise; its answer weighs more, because it is the only thing to learn from it."""
     prompt, answer = training_item(rng.choice(tuple(SKILLS)), rng)
-    writer = _Writer()
+    writer = Writer()
     writer.plain(prompt + " ")
     writer.answer(answer)
     writer.plain(".")

@@ -5,7 +5,7 @@ import pytest
 from lit_edit.packaged import config_names
 
 OPTIONS = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}
-OWN_VERBS = ("mend", "pretrain_world")
+OWN_VERBS = ("mend", "pretrain_facts", "pretrain_world")
 
 
 def of(kind):
@@ -59,7 +59,7 @@ def test_training_of_the_network_of_mend():
 
 def test_training_of_the_embedded_model():
     from lit_edit.name_parser import NameParser
-    from lit_edit.world.cli import PretrainCLI
+    from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.world.pretrain import WorldData, WorldPretrainer
 
     args = ["--config", "pretrain_world", "--trainer.precision", "32-true"]
@@ -68,3 +68,17 @@ def test_training_of_the_embedded_model():
         auto_configure_optimizers=False,
     )  # fmt: skip
     assert cli.trainer.max_steps == cli.config["data"]["batches"] == 1200
+
+
+def test_training_of_the_reference_model(tmp_path):
+    from lit_edit.pretraining.cli import PretrainCLI
+    from lit_edit.reference.data import FactsData
+    from lit_edit.reference.pretrain import FactsPretrainer
+
+    args = ["--config", "pretrain_facts", "--data.folder", str(tmp_path), "--trainer.precision", "32-true"]
+    cli = PretrainCLI(
+        FactsPretrainer, FactsData, run=False, save_config_callback=None, auto_configure_optimizers=False,
+        args=[*args, "--trainer.accelerator", "cpu"],
+    )  # fmt: skip
+    assert cli.trainer.max_steps == cli.config["data"]["batches"] == cli.datamodule.batches
+    assert max(cli.model.settings.written) < cli.model.settings.layers

@@ -33,8 +33,8 @@ class Parsed(Exception):
 def up_to_the_work() -> Iterator[None]:
     """Commands parse, build what they are about, and stop."""
     from lit_edit.cli import EditCLI
+    from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.studies import cli as studies
-    from lit_edit.world.cli import PretrainCLI
 
     parse = argparse.ArgumentParser.parse_args
 
@@ -61,7 +61,7 @@ def up_to_the_work() -> Iterator[None]:
         patch.object(EditCLI, "_run_subcommand", begun),
         patch.object(studies, "run", measured),
         patch("lit_edit.plan.cli.plan_run", begun),
-        patch("lit_edit.world.cli.PretrainCLI.instantiate_classes", begun_after(PretrainCLI.instantiate_classes)),
+        patch("lit_edit.pretraining.cli.PretrainCLI.instantiate_classes", begun_after(PretrainCLI.instantiate_classes)),
     ):
         yield
 
@@ -85,7 +85,7 @@ def lit_edit(words: list[str]) -> None:
             assert not ended.code
         return
     more = [] if words[0] in VERBS or "--trainer.accelerator" in words else ["--trainer.accelerator", "cpu"]
-    if words[0] == "pretrain":
+    if words[0].startswith("pretrain"):
         more = ["--trainer.precision", "32-true"]  # the file's own precision wants a GPU
     stops(main, [*words, *more])
 
@@ -171,6 +171,7 @@ def known_options() -> set[str]:
     """Every option of every command, by its name without dashes."""
     from lit_edit.cli import EditCLI
     from lit_edit.plan.cli import PlanCLI
+    from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.studies import STUDIES
     from lit_edit.studies.cli import parser_of, study_class
 
@@ -188,12 +189,15 @@ def known_options() -> set[str]:
         EditCLI(["fit"])
     assert {"ckpt_path", "model.pretrained", "run_dir"} <= found
 
-    def whole(self: PlanCLI, *_: Any) -> None:
+    def whole(self: Any, *_: Any) -> None:
         found.update(_names(self.parser))
         raise Seen
 
     with patch.object(PlanCLI, "parse_arguments", whole), contextlib.suppress(Seen):
         PlanCLI([])
+    for verb in ("pretrain", "pretrain-facts"):
+        with patch.object(PretrainCLI, "parse_arguments", whole), contextlib.suppress(Seen):
+            main([verb])
     for name in STUDIES:
         found |= set(_names(parser_of(name, study_class(name))))
 

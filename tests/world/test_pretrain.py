@@ -6,9 +6,9 @@ from random import Random
 import pytest
 import torch
 
+from lit_edit.pretraining.rows import labels_and_weights, masks, pack
 from lit_edit.world import check
 from lit_edit.world.facts import World
-from lit_edit.world.rows import labels_and_weights, masks, pack
 from lit_edit.world.text import person_document, training_documents
 from lit_edit.world.tokenizer import build_tokenizer
 
@@ -46,7 +46,7 @@ def test_without_restriction_attention_is_causal(tokenizer):
 def test_restricted_attention_reaches_a_name_only_late_and_only_at_its_last_token(tokenizer):
     batch = _batch(tokenizer, hidden=1.0)
     early, late = (mask[:, 0] == 0 for mask in masks(batch))
-    name, last = batch["mention"] > 0, batch["person"] >= 0
+    name, last = batch["mention"] > 0, batch["subject"] >= 0
     outside = ~name[:, :, None]
     assert not (early & outside & name[:, None, :]).any()
     assert not (late & outside & (name & ~last)[:, None, :]).any()

@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_edit.world.text import Document
-
-CONTEXT_WEIGHT = 0.1
-"""Loss weight of tokens that are neither a value nor an answer: they teach fluency, but are mostly unpredictable."""
+from lit_edit.pretraining.document import Document
 
 
 def pack(documents: Sequence[Document], tokenizer: Any, length: int, hidden: float, rng: Random) -> dict[str, Tensor]:
@@ -33,19 +30,17 @@ def pack(documents: Sequence[Document], tokenizer: Any, length: int, hidden: flo
 
     Returns:
         All ``[B, T]``: ``ids``; ``positions`` (from 0 in every document); ``document`` (number in the row, -1 is
-        padding); ``mention`` (number of the mention of a person in the row from 1, 0 elsewhere); ``person`` (index at
+        padding); ``mention`` (number of the mention of a subject in the row from 1, 0 elsewhere); ``subject`` (index at
         the last token of a mention, -1 elsewhere); ``weight`` (of the token as a label); ``hidden`` (1 where the
         document has restricted attention).
     """
-    coded = [_encode(document, tokenizer, rng) for document in documents]
+    coded = _encode(documents, tokenizer, length, rng)
     rows: list[list[dict[str, list[int | float]]]] = []
     room: list[int] = []
     for piece in coded:
         size = len(piece["ids"])
         place = next((i for i, left in enumerate(room) if left >= size), None)
         if place is None:
-            if size > length:
-                raise ValueError(f"a document has {size} tokens, a row holds {length}; raise row_length")
             rows.append([])
             room.append(length)
             place = len(rows) - 1
@@ -55,7 +50,7 @@ def pack(documents: Sequence[Document], tokenizer: Any, length: int, hidden: flo
     out = {key: torch.zeros(shape, dtype=torch.long) for key in ("positions", "mention", "hidden")}
     out["ids"] = torch.full(shape, tokenizer.pad_token_id)
     out["document"] = torch.full(shape, -1)
-    out["person"] = torch.full(shape, -1)
+    out["subject"] = torch.full(shape, -1)
     out["weight"] = torch.zeros(shape)
     for b, row in enumerate(rows):
         start = mentions = 0
@@ -68,42 +63,60 @@ def pack(documents: Sequence[Document], tokenizer: Any, length: int, hidden: flo
             mention = torch.tensor(piece["mention"])
             out["mention"][b, at] = torch.where(mention > 0, mention + mentions, 0)
             mentions += int(mention.max())
-            out["person"][b, at] = torch.tensor(piece["person"])
+            out["subject"][b, at] = torch.tensor(piece["subject"])
             out["weight"][b, at] = torch.tensor(piece["weight"])
             out["hidden"][b, at] = int(rng.random() < hidden)
             start = stop
     return out
 
 
-def _encode(document: Document, tokenizer: Any, rng: Random, opened: float = 0.2) -> dict[str, list[int | float]]:
-    """Token ids and per-token marks of one document; a share ``opened`` begins with the end-of-text token."""
-    coded = tokenizer(document.text, return_offsets_mapping=True)
-    offsets = coded["offset_mapping"]
-    answers = {end for _, end in document.answers}
-    mention, person, weight = [], [], []
-    for start, end in offsets:
+def _encode(
+    documents: Sequence[Document], tokenizer: Any, length: int, rng: Random, opened: float = 0.2
+) -> list[dict[str, list[int | float]]]:
+    """Token ids and per-token marks of each document; a share ``opened`` begins with the end-of-text token.
+
+    A document with nothing marked in it is plain text and is cut to the row; others have to fit.
+    """
+    found = []
+    coded = tokenizer([document.text for document in documents], return_offsets_mapping=True)
+    for document, ids, offsets in zip(documents, coded["input_ids"], coded["offset_mapping"], strict=True):
+        piece = _marks(document, ids, offsets)
+        piece["ids"].append(tokenizer.eos_token_id)
+        first = [tokenizer.bos_token_id, 0, -1, 0.0] if rng.random() < opened else []
+        for values, value in zip(piece.values(), first or (None,) * 4, strict=True):
+            if first:
+                values.insert(0, value)
+            if not document.answers:
+                del values[length:]
+            elif len(values) > length:
+                raise ValueError(f"a document has {len(piece['ids'])} tokens, a row holds {length}; raise row_length")
+        found.append(piece)
+    return found
+
+
+def _marks(document: Document, ids: list[int], offsets: Sequence[tuple[int, int]]) -> dict[str, list[Any]]:
+    """Ids, mention, subject and weight of each token of a document; all but the ids also of the end-of-text token."""
+    mention, subject, weight = [], [], []
+    for begin, end in offsets:
+        start = begin + (end > begin and document.text[begin] == " ")  # byte-level tokens reach back over the blank before them
         inside = next((n for n, (a, b, _) in enumerate(document.names, 1) if start >= a and end <= b), 0)
         last = inside and end == document.names[inside - 1][1]
         mention.append(inside)
-        person.append(document.names[inside - 1][2] if last else -1)
-        weight.append(document.weight if end in answers else CONTEXT_WEIGHT)
+        subject.append(document.names[inside - 1][2] if last else -1)
+        weight.append(document.weight if any(a <= start and end <= b for a, b in document.answers) else document.context)
     weight[0] = 0.0  # nothing stands before the first token
-    ids = [*coded["input_ids"], tokenizer.eos_token_id]
-    mention, person, weight = [*mention, 0], [*person, -1], [*weight, CONTEXT_WEIGHT]
-    if rng.random() < opened:
-        ids, mention, person, weight = [tokenizer.bos_token_id, *ids], [0, *mention], [-1, *person], [0.0, *weight]
-    return {"ids": ids, "mention": mention, "person": person, "weight": weight}
+    return {"ids": list(ids), "mention": [*mention, 0], "subject": [*subject, -1], "weight": [*weight, document.context]}
 
 
 def masks(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Which token may look at which: ``(early, late)``, both additive ``[B, 1, T, T]``.
 
     Both are causal within a document. In documents marked ``hidden``, a name sees only itself, and other tokens see
-    nothing of a name in ``early`` blocks and only its last token in ``late`` blocks. All that is known about a person
+    nothing of a name in ``early`` blocks and only its last token in ``late`` blocks. All that is known about a subject
     must then be looked up at the last token of the name during the early blocks. Large models end up there by
     themselves; a small one would otherwise read both names wherever it needs them.
     """
-    document, mention, person = batch["document"], batch["mention"], batch["person"]
+    document, mention, subject = batch["document"], batch["mention"], batch["subject"]
     size = document.shape[1]
     causal = torch.ones(size, size, dtype=torch.bool, device=document.device).tril()
     plain_BTT = causal & (document[:, :, None] == document[:, None, :])
@@ -112,7 +125,7 @@ def masks(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     free_BTT = batch["hidden"][:, :, None] == 0
     unnamed_BT = mention == 0
     early = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, unnamed_BT[:, None, :]))
-    late = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, (unnamed_BT | (person >= 0))[:, None, :]))
+    late = plain_BTT & (free_BTT | torch.where(asker_B1, same_BTT, (unnamed_BT | (subject >= 0))[:, None, :]))
     return _additive(early), _additive(late)
 
 
