@@ -108,5 +108,5 @@ def train(
             parser_kwargs={"prog": prog},
             args=None if argv is None else list(argv),
         )
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.begins_at(), weights_only=False)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.begins_at(), weights_only=True)
     return cli
