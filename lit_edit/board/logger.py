@@ -32,6 +32,7 @@ class EditBoard(TensorBoardLogger):
         super().__init__(save_dir, **{"default_hp_metric": False, **more})
         self.position: Callable[[], int] | None = None
         """How many requests lie behind, once somebody can tell."""
+        self._told: set[str] = set()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -42,9 +43,11 @@ class EditBoard(TensorBoardLogger):
             if name == "epoch":
                 continue
             tag = shown(name)
-            about = SummaryMetadata(
-                plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"), summary_description=description(tag)
-            )
+            about = None
+            if tag not in self._told:  # TensorBoard keeps what the first number of a name says of it
+                self._told.add(tag)
+                scalars = SummaryMetadata.PluginData(plugin_name="scalars")
+                about = SummaryMetadata(plugin_data=scalars, summary_description=description(tag))
             self._write(Summary(value=[Summary.Value(tag=tag, simple_value=float(value), metadata=about)]), step)
 
     @rank_zero_only

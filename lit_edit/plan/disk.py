@@ -20,6 +20,9 @@ REQUEST = 190
 PATCHED = 1e-4
 """Share of a weight's numbers that the journal patches, eight bytes each: less than 4e-4 however large the change."""
 
+_EXPLAINED = 28_000
+"""Bytes of what TensorBoard is told once, measured."""
+
 
 def journal_batch(scene: Scene, requests: int, rank: int | None) -> int:
     """Bytes of the factors of one batch: the smaller of thin factors with their patch, and the whole weight, by layer."""
@@ -89,12 +92,12 @@ def looks(scene: Scene) -> tuple[int, int]:
 
 
 def _logs(scene: Scene) -> int:
-    """CSV and TensorBoard: some seventy bytes a number and batch in each, and two pictures of 37 KB a layer and full look."""
+    """CSV and TensorBoard: seventy bytes a number and batch in each, two pictures of 37 KB a layer and full look, charts and words."""
     count, full = looks(scene)
     numbers = 12 + 8 * len(scene.layers)
     drift = count * len(MEASURES) * len(scene.layers)
     pictures = 2 * full * len(scene.layers) * 37_000 if scene.settings.drift_figures else 0
-    return round(150 * (len(scene.stream.batches) * numbers + drift)) + pictures
+    return round(150 * (len(scene.stream.batches) * numbers + drift)) + pictures + _EXPLAINED
 
 
 def free_bytes(folder: Path) -> int:
