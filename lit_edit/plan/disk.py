@@ -92,7 +92,7 @@ def looks(scene: Scene) -> tuple[int, int]:
 
 
 def _logs(scene: Scene) -> int:
-    """CSV and TensorBoard: 70 bytes a number and batch in each, two pictures of 37 KB a layer and full look, charts and words."""
+    """CSV and TensorBoard: 70 bytes a number and batch in each, two pictures of 37 KB a layer and full look, charts, words."""
     count, full = looks(scene)
     numbers = 12 + 8 * len(scene.layers)
     drift = count * len(MEASURES) * len(scene.layers)
