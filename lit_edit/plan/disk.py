@@ -18,7 +18,8 @@ RECORD = 1800
 REQUEST = 190
 """Bytes of a request in a record, besides its own text."""
 PATCHED = 1e-4
-"""Share of a weight's numbers that the journal patches, eight bytes each: less than 4e-4 however large the change."""
+"""Share of a weight's numbers that the journal patches, eight bytes each: less than 4e-4 however large the change. More are
+where the keys of a batch are nearly dependent or an editor writes more than one change, see docs/journal.md."""
 
 _EXPLAINED = 28_000
 """Bytes of what TensorBoard is told once, measured."""

@@ -66,10 +66,10 @@ def _walk(scene: Scene) -> list[Part]:
     states = sum(grid.tokens for grid in grids) * d_out * scene.network.anatomy.dtype.itemsize
     largest = max((forwarded(scene, grid, scene.layers[-1]) for grid in grids), default=0)
     closed = closed_directions(scene.editor, d_in, sum(scene.stream.sizes), scene.protected)
-    # The weight so far, the change in float64 and in float32, and what one layer's solve multiplies; what is protected, in the
-    # metric of the solve, and its Gram matrix with the sum that makes it symmetric.
+    # What is protected, in the metric of the solve, and its Gram matrix with the sum that makes it symmetric; or behind the
+    # solve the change in float64 and in float32. The weight so far and a few copies of the keys are there throughout.
     inside = 8 * closed * d_in if isinstance(scene.editor, EvoEdit) else 8 * (closed * d_in + 3 * closed**2)
-    solving = (4 + 8 + 4) * d_out * d_in + 8 * 4 * n * d_in + inside
+    solving = 4 * d_out * d_in + max((8 + 4) * d_out * d_in, inside) + 8 * 4 * n * d_in
     return [
         Part("changes", weights(scene, 4), "of the batch, as the model shows them"),
         Part("hidden states of the keys", states),

@@ -29,7 +29,7 @@ class Phase:
         return sum(part.bytes for part in self.parts)
 
 
-OUTSIDE = 1.1
+OUTSIDE = 1.15
 """Memory of a process for every byte of its parts: with what libraries, allocator and kernels hold besides tensors."""
 
 
@@ -51,7 +51,7 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Whether the largest phase fits, with a tenth to spare."""
+        """Whether the largest phase fits, with :data:`OUTSIDE` to spare."""
         return self.largest.bytes <= self.room
 
     @property

@@ -78,6 +78,8 @@ def test_directions_that_a_null_space_editor_protects_are_counted_from_the_cache
     assert part(before, "walk", "inverses") != pytest.approx(run["inverses"], rel=0.1)
     close(work(after, "keys", "solves"), run["operations"]["walk"], 0.2)
     close(part(after, "walk", "history, applied"), run["applied"], 0.01)
+    walk = part(after, "walk", "changes", "hidden states of the keys", "passes and solve", "last batch")
+    close(walk, run["peaks"]["walk"], 0.2)
 
 
 def test_what_is_cached_is_found_by_the_run_s_own_identities(counted):

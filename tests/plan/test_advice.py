@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from planned import measured, options, planned
 
+from lit_edit.plan.result import OUTSIDE
+
 MEMIT = '{"class_path": "MEMIT", "init_args": {"history": true}}'
 FACTOR = 3.0
 """How far seconds of a phase may be off, as docs/plan.md has it."""
@@ -29,7 +31,7 @@ def test_the_advised_number_of_requests_at_once_fits(tmp_path: Path):
     whole = {one["name"]: one["bytes"] for one in planned(arguments, tmp_path)["memory"]["phases"]}
     others = max(size for name, size in whole.items() if name != "targets")
     assert whole["targets"] > 1.3 * others
-    machine = int(1.1 * (others + whole["targets"]) / 2)
+    machine = int(OUTSIDE * (others + whole["targets"]) / 2)
     plan = planned(arguments, tmp_path, machine)
     assert not plan["fits"]
     (said,) = [found for one in plan["advice"] if (found := re.match(r"--model.targets.requests_at_once (\d+)", one))]
