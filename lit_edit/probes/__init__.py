@@ -6,6 +6,7 @@ from lit_edit.probes.downstream import Entailment, GenerationTask, OpenDomainQA,
 from lit_edit.probes.glue import MMLU, MRPC, NLI, RTE, SST2, CoLA
 from lit_edit.probes.harness import LMEval
 from lit_edit.probes.perplexity import Perplexity
+from lit_edit.probes.unedited import UneditedFacts
 from lit_edit.probes.world import WorldSkill, WorldUnrelated
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Probe",
     "Reasoning",
     "Summarisation",
+    "UneditedFacts",
     "WorldSkill",
     "WorldUnrelated",
 ]

@@ -121,14 +121,12 @@ class FactsData(PretrainingData):
         facts, templates = self.folder / self.facts, self.folder / self.templates
         return Knowledge.read(facts, templates, self.relations, self.edited, self.held_out)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read everything and train the tokenizer, once.
+    def read_library(self) -> Library:
+        """Facts and text, without the tokenizer.
 
         Raises:
             EditError: if a file cannot be read or used.
         """
-        if self.library is not None:
-            return
         if not self.folder.is_dir():
             raise EditError(f"there is no folder {self.folder} with facts and text; name one with --data.folder")
         files = self.files()
@@ -139,7 +137,17 @@ class FactsData(PretrainingData):
             wrong = "is trained on; name it in --data.never" if held_out in files else "is no file; null leaves perplexity out"
             raise EditError(f"--data.held_out_text {held_out} {wrong}")
         # Three characters to a token at the least, and what is too long is cut to the row.
-        self.library = Library(self.read(), Passages(files), self.shares, 4 * self.row_length, self.text_weight, self.seed)
+        return Library(self.read(), Passages(files), self.shares, 4 * self.row_length, self.text_weight, self.seed)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read everything and train the tokenizer, once.
+
+        Raises:
+            EditError: if a file cannot be read or used.
+        """
+        if self.library is not None:
+            return
+        self.library = self.read_library()
         size = self.vocabulary
         self.tokenizer = build_tokenizer(self.knowledge, self.library.passages, size, self.characters, self.seed)
 

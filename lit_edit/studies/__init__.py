@@ -4,6 +4,7 @@ STUDIES = {
     "truncate": "lit_edit.studies.truncate.Truncate",
     "perturb": "lit_edit.studies.perturb.Perturb",
     "collapse": "lit_edit.studies.collapse.Collapse",
+    "methods": "lit_edit.studies.methods.Methods",
     "pareto": "lit_edit.studies.pareto.Pareto",
     "condition": "lit_edit.studies.condition.Condition",
     "tau": "lit_edit.studies.tau.Tau",

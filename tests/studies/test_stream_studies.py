@@ -24,6 +24,7 @@ from lit_edit.studies.condition import Condition
 from lit_edit.studies.folder import StudyFolder
 from lit_edit.studies.fronts import front, hypervolume, lead
 from lit_edit.studies.measures import abilities, collapse_point, drift
+from lit_edit.studies.methods import Methods
 from lit_edit.studies.order import Order
 from lit_edit.studies.pareto import Pareto
 from lit_edit.studies.runner import run
@@ -228,6 +229,48 @@ def test_pareto_answers_with_a_number_and_an_interval(base):
     assert not any(row["measure"].startswith("lead") for row in study.table(half)), "fronts that lack a setting wait"
 
 
+def methods_study(base):
+    methods = {"MEMIT": {}, "RECT": {"model.guards": [{"class_path": "RECT"}]}}
+    return Methods(base, methods, {"no guard": [], "REVIVE": GUARD}, seeds=[0, 1, 2], options={"data.seed": "$seed"})
+
+
+def methods_results(study):
+    """The guard costs a tenth of the efficacy and keeps a fifth more, of RECT a little less for every seed."""
+    results = {}
+    for arm in study.arms():
+        about, guarded = arm.about, arm.about["guard"] == "REVIVE"
+        less = 0.01 * about["seed"] if about["base_method"] == "RECT" else 0.0
+        more = 0.2 - less if guarded else 0.0
+        results[arm.key] = made(about, ((0, 1.0), (20, 0.4 + more)), 0.9 - 0.1 * guarded, 0.6 + more, seconds_per_edit=0.1)
+    return results
+
+
+def test_methods_run_with_their_own_guards_first(base):
+    arms = {arm.key: arm.options for arm in methods_study(base).arms()}
+    assert len(arms) == 12 and arms["MEMIT, seed 0"]["model.guards"] is None
+    assert [guard["class_path"] for guard in arms["RECT + REVIVE, seed 2"]["model.guards"]] == ["RECT", "REVIVE"]
+    with pytest.raises(EditError, match=r"'RECT' is 'guards/rect\.yaml'; a list of classes is needed"):
+        Methods(base, {"RECT": {"model.guards": "guards/rect.yaml"}}, {"no guard": []})
+    with pytest.raises(EditError, match="name at least one"):
+        Methods(base, {"MEMIT": {}}, {})
+
+
+def test_gains_compare_every_seed_with_itself(base):
+    study = methods_study(base)
+    rows = {(row["measure"], row["method"], row["guard"]): row for row in study.table(methods_results(study))}
+    row = rows["gain in efficacy", "MEMIT", "REVIVE"]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((-0.1,) * 3) and row["95 % over"] == "3 seeds"
+    row = rows["gain in unrelated facts", "RECT", "REVIVE"]
+    half = 4.3027 * 0.01 / math.sqrt(3)
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((0.19, 0.19 - half, 0.19 + half))
+    assert rows["efficacy", "RECT", "REVIVE"]["value"] == pytest.approx(0.8)
+    assert rows["seconds per edit", "MEMIT", "no guard"]["value"] == pytest.approx(0.1)
+    assert rows["collapse point [edits]", "MEMIT", "no guard"]["collapsed"] == "3 of 3 runs"
+    some = {key: one for key, one in methods_results(study).items() if key != "MEMIT, seed 1"}
+    row = next(row for row in study.table(some) if row["measure"] == "gain in efficacy" and row["method"] == "MEMIT")
+    assert row["95 % over"] == "2 seeds"
+
+
 def order_study(base):
     return Order(base, {"MEMIT": {}, "MEMIT + REVIVE": {"model.guards": GUARD}}, [0, 1])
 
@@ -262,6 +305,7 @@ def coloured(picture, colour) -> int:
 FIGURES = {
     "collapse": lambda base: Collapse(base, {"MEMIT": {}, "MEMIT + REVIVE": {}}),
     "condition": lambda base: Condition(base, {"MEMIT": {}, "MEMIT + REVIVE": {}}),
+    "methods": methods_study,
     "order": order_study,
     "pareto": pareto_study,
     "tau": tau_study,
@@ -271,6 +315,8 @@ FIGURES = {
 def results_for(name, study):
     if name == "pareto":
         return pareto_results(study, 0.05)
+    if name == "methods":
+        return methods_results(study)
     if name == "tau":
         return {arm.key: made(arm.about, efficacy=0.5 + 0.1 * at) for at, arm in enumerate(study.arms())}
     return collapse_results()
@@ -281,11 +327,12 @@ def test_figures_show_every_method_and_survive_missing_results(name, base):
     study = FIGURES[name](base)
     results = results_for(name, study)
     drawn = study.figures(results)
-    assert list(drawn) == [name]
-    picture = Image.open(io.BytesIO(render(drawn[name], "png", dpi=80)))
-    assert picture.width > 500 and picture.height > 250
-    for colour in PALETTE[:2]:
-        assert coloured(picture, colour) > 150, "lines, not only a legend entry"
+    assert list(drawn) == (["methods", "courses"] if name == "methods" else [name])
+    for one in drawn.values():
+        picture = Image.open(io.BytesIO(render(one, "png", dpi=80)))
+        assert picture.width > 330 and picture.height > 150
+        for colour in PALETTE[:2]:
+            assert coloured(picture, colour) > 150, "lines, not only a legend entry"
     first = next(iter(results))
     for some in ({}, {first: results[first]}):
         render(study.figures(some)[name], "svg")
