@@ -1,8 +1,10 @@
 """Every configuration that comes with the project is understood, by its name, from any folder."""
 
+import re
+
 import pytest
 
-from lit_edit.packaged import config_names
+from lit_edit.packaged import config_names, config_path
 
 OPTIONS = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}
 OWN_VERBS = ("mend", "pretrain_facts", "pretrain_world")
@@ -41,8 +43,10 @@ def test_fragments(name):
 def test_studies(name):
     from lit_edit.studies.cli import parser_of, study_class
 
-    kind = study_class(name.partition("/")[2])
-    parser = parser_of(name.partition("/")[2], kind)
+    told = re.search(rf"lit-edit study (\w+) --config configs/{name}\.yaml", config_path(name).read_text())
+    assert told, "the file says how it is run"
+    kind = study_class(told[1])
+    parser = parser_of(told[1], kind)
     made = parser.instantiate_classes(parser.parse_args(["--config", name]))
     study = kind(**{key: made[key] for key in vars(made) if key not in ("config", "run_dir", "workers")})
     assert study.points()
