@@ -24,7 +24,8 @@ import lit_edit.corpus
 import lit_edit.editors
 import lit_edit.guards
 import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
-from lit_edit.board import EditBoard
+from lit_edit.arguments import ids
+from lit_edit.board import EditBoard, write_text
 from lit_edit.callbacks import (
     BoardKeeper,
     CollapseGuard,
@@ -82,7 +83,7 @@ class _SaveConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 told = self.parser.dump(config, skip_none=True)  # what is null is not set
-                logger.experiment.add_text("config", f"```yaml\n{told}\n```", 0)
+                write_text(logger, "config", f"```yaml\n{told}\n```", 0)
 
 
 class EditCLI(SentenceCLI):
@@ -128,7 +129,9 @@ class EditCLI(SentenceCLI):
         parser.add_argument("--baseline", type=bool, default=True, help="score the unedited model first")
         parser.add_argument("--final", type=bool, default=True, help="score all edits at the end, not only data.review of them")
         parser.add_argument("--journal.factors", type=bool, default=True, help="keep what every batch changed, for replays")
-        parser.add_argument("--journal.without", type=list[str], default=[], help="ids of requests to leave out of the stream")
+        parser.add_argument(
+            "--journal.without", type=ids, default=[], help="ids of requests to leave out of the stream, e.g. [5, 7]"
+        )
         parser.add_argument(
             "--progress",
             type=Progress | None,

@@ -62,10 +62,8 @@ class Drift:
     """By the names of :data:`MEASURES`; what was not computed is missing."""
     then: Subspace
     """The original's dominant subspaces."""
-    now: Subspace
-    """The weight's own."""
-    sigma: Tensor | None
-    """All singular values of the weight ``[M]``, where all were computed."""
+    spectrum: Spectrum | None
+    """The weight's own, where it was decomposed in full."""
 
 
 def drift(original: Spectrum, original_weight: Tensor, weight: Tensor, tau: float, full: bool = True) -> dict[str, float]:
@@ -99,14 +97,14 @@ def examine(original: Spectrum, original_weight: Tensor, weight: Tensor, tau: fl
     change = weight - original_weight
     norm, delta_norm = _norm(weight), _norm(change)
     found: dict[str, float] = {"norm": norm, "relative_norm": norm / _norm(original_weight), "delta_norm": delta_norm}
-    sigma: Tensor | None = None
+    spectrum: Spectrum | None = None
     if full or min(weight.shape) <= EXACT_SIDE:
         spectrum = decompose(weight)
-        sigma, now = spectrum.sigma, spectrum.subspace(rank)
+        now = spectrum.subspace(rank)
         found |= {
-            "sigma_max": float(sigma[0]),
+            "sigma_max": float(spectrum.sigma[0]),
             "condition_number": spectrum.condition_number(),
-            "effective_rank": effective_rank(sigma),
+            "effective_rank": effective_rank(spectrum.sigma),
             "ls_matched": matched_subspace_similarity(then, spectrum),
             "ss_matched": matched_vector_similarity(then, spectrum),
         }
@@ -119,7 +117,7 @@ def examine(original: Spectrum, original_weight: Tensor, weight: Tensor, tau: fl
     if found["delta_sigma_max"] > 0:
         found["delta_stable_rank"] = stable_rank(delta_norm, found["delta_sigma_max"])
     found |= _of_subspaces(then, now) | _of_contact(change, delta_norm, then, original.sigma[:rank])
-    return Drift({name: found[name] for name in MEASURES if name in found}, then, now, sigma)
+    return Drift({name: found[name] for name in MEASURES if name in found}, then, spectrum)
 
 
 def _norm(matrix: Tensor) -> float:

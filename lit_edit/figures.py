@@ -89,7 +89,7 @@ def save(made: Figure, path: Path) -> list[Path]:
     return files
 
 
-def to_image(made: Figure, dpi: int = 100) -> Tensor:
+def to_image(made: Figure, dpi: int = 150) -> Tensor:
     """The figure as a picture for TensorBoard, uint8 ``[3, height, width]``."""
     canvas = FigureCanvasAgg(made)
     _dress(made)

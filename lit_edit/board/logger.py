@@ -64,6 +64,13 @@ class EditBoard(TensorBoardLogger):
         empty = TensorProto(dtype=DT_FLOAT, float_val=[0.0])
         self._write(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=empty)]), 0)
 
+    @rank_zero_only
+    def tell(self, tag: str, text: str, step: int) -> None:
+        """Write a text, in Markdown; ``add_text`` of the experiment would put ``/text_summary`` after its name."""
+        about = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode(errors="backslashreplace")])
+        self._write(Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=about)]), step)
+
     def _write(self, summary: Summary, step: int | None) -> None:
         self.experiment._get_file_writer().add_summary(summary, step)  # what SummaryWriter's own methods call
 
@@ -79,3 +86,18 @@ def place(logger: Logger, name: str, step: int) -> tuple[str, int]:
     if not isinstance(logger, EditBoard):
         return name, step
     return shown(name), step if logger.position is None else logger.position()
+
+
+def write_text(logger: TensorBoardLogger, tag: str, text: str, step: int) -> None:
+    """Write a text to TensorBoard; tag and step as :func:`place` gives them.
+
+    Args:
+        logger: where to.
+        tag: its name there.
+        text: Markdown.
+        step: where on the axis.
+    """
+    if isinstance(logger, EditBoard):
+        logger.tell(tag, text, step)
+    else:
+        logger.experiment.add_text(tag, text, step)

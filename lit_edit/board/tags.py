@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 GROUPS = {
     "edit/before/": "before/",
     "edit/final/": "final/",
@@ -46,18 +48,44 @@ ENDS = {
     "mean": "Mean over all cohorts now.",
     "auc": "Area under the retention curve over the age of the edits.",
 }
+SPECTRAL = {
+    "norm": "Frobenius norm of the edited weight.",
+    "relative_norm": "Frobenius norm of the edited weight over that of the original one.",
+    "delta_norm": "Frobenius norm of everything that was changed so far.",
+    "last_delta_norm": "Frobenius norm of what the latest batch changed.",
+    "sigma_max": "Largest singular value of the edited weight.",
+    "delta_sigma_max": "Largest singular value of everything that was changed so far.",
+    "last_delta_sigma_max": "Largest singular value of what the latest batch changed.",
+    "condition_number": "Largest over smallest singular value.",
+    "stable_rank": "Squared Frobenius norm over squared largest singular value.",
+    "effective_rank": "Exponential of the entropy of the singular values.",
+    "delta_condition_number": "Condition number of everything that was changed so far, over its rank.",
+    "delta_stable_rank": "Stable rank of everything that was changed so far.",
+    "delta_effective_rank": "Effective rank of everything that was changed so far.",
+    "delta_rank": "Rank of everything that was changed so far, as far as float32 can tell.",
+    "ls": "Similarity of the dominant subspaces, original and edited, in order of size: 1 = unturned.",
+    "ls_left": "Similarity of the dominant left subspaces, original and edited, in order of size: 1 = unturned.",
+    "ls_right": "Similarity of the dominant right subspaces, original and edited, in order of size: 1 = unturned.",
+    "ls_matched": "ls with the dominant directions sought anywhere in the order of size: 1 = all still there.",
+    "ss": "Similarity of the dominant singular vectors of equal rank: 1 = unturned.",
+    "ss_left": "Similarity of the dominant left singular vectors of equal rank: 1 = unturned.",
+    "ss_right": "Similarity of the dominant right singular vectors of equal rank: 1 = unturned.",
+    "ss_matched": "ss with the dominant triples sought anywhere in the order of size: 1 = all still there.",
+    "triple_drift": "How far the weight has left the original dominant singular triples: 0 = not at all.",
+    "protected_share": "Share of the change that meets the dominant directions.",
+    "angle_max_left": "Largest angle between the dominant subspaces, original and edited, in degrees; left side.",
+    "angle_max_right": "Largest angle between the dominant subspaces, original and edited, in degrees; right side.",
+    "angle_mean_left": "Mean angle between the dominant subspaces, original and edited, in degrees; left side.",
+    "angle_mean_right": "Mean angle between the dominant subspaces, original and edited, in degrees; right side.",
+    "delta_cosine": "Cosine between what the latest batch changed and what the batch before it changed.",
+    "key_cosine_max": "Largest cosine of a key of the latest batch with a key of an earlier one.",
+    "key_cosine_mean": "Largest cosine with a key of an earlier batch, mean over the latest batch's keys.",
+    "key_memory_share": "Share of the earlier keys that is remembered for the two cosines; below 1 they are lower bounds.",
+}
+"""Of the weight of one layer; docs/spectra.md has the formulas."""
 OTHERS = {
     "edit/count": "Requests written so far; the horizontal axis also counts those that were refused or rejected.",
-    "spectral/norm": "Frobenius norm of the edited weight.",
-    "spectral/relative_norm": "Frobenius norm of the edited weight over that of the original one.",
-    "spectral/delta_norm": "Frobenius norm of everything that was changed so far.",
-    "spectral/last_delta_norm": "Frobenius norm of what the latest batch changed.",
-    "spectral/condition_number": "Largest over smallest singular value.",
-    "spectral/ls": "Similarity of the dominant subspaces, original and edited, in order of size: 1 = unturned.",
-    "spectral/ss": "Similarity of the dominant singular vectors of equal rank: 1 = unturned.",
-    "spectral/triple_drift": "How far the weight has left the original dominant singular triples: 0 = not at all.",
-    "spectral/protected_share": "Share of the change that meets the dominant directions.",
-    "spectral": "See docs/spectra.md, under the name of the measure.",
+    "spectral": "What editing has done to the weight of this layer.",
     "guard": "What the guard found in the batch's change of this layer; removed_share is what it took away.",
     "delta/norm": "Frobenius norm of the batch's change of this layer.",
     "delta/residual_norm": "What the layer still had to move at the subject, mean over the batch.",
@@ -70,6 +98,7 @@ OTHERS = {
     "ability": "General ability, or facts that nobody edited.",
     "final/relative_norm": "Frobenius norm of the edited weight over that of the original one, worst layer, at the end.",
     "final/triple_drift": "How far the weight has left the original dominant singular triples, worst layer, at the end.",
+    **{f"spectral/{name}": told for name, told in SPECTRAL.items()},
 }
 
 
@@ -113,11 +142,37 @@ def description(tag: str) -> str:
 
 
 def glossary() -> str:
-    """What all names mean, as a Markdown table: some of TensorBoard's servers do not hand on the sentences of the numbers.
+    """What all names mean, in Markdown: some of TensorBoard's servers do not hand on the sentences of the numbers.
 
     Example:
-        >>> glossary().splitlines()[2]
+        >>> glossary().splitlines()[4:8]
+        ['**When**', '', '| name | means |', '|---|---|']
+        >>> glossary().splitlines()[8]
         "| before | A sample of the stream's edits on the unedited model. |"
     """
-    words = {**PROTOCOLS, **METRICS, **SCORINGS, **ENDS, **OTHERS}
-    return "\n".join(("| name | means |", "|---|---|", *(f"| {word} | {told} |" for word, told in words.items())))
+    rest = {name: told for name, told in OTHERS.items() if not name.startswith("spectral/")}
+    parts: dict[str, Mapping[str, str]] = {
+        "When": PROTOCOLS,
+        "What": METRICS,
+        "Scored how": SCORINGS,
+        "At the end of a name in retention/": ENDS,
+        "Not of answers": rest,
+        "In spectral/, of every edited layer": SPECTRAL,
+    }
+    lines = [
+        "A name of a score is read from left to right, *when / what / scored how*: `edit/so_far/paraphrase/accuracy`. "
+        "`ability/grammar/accuracy` is of the probe `grammar`.",
+        "",
+        "Answers are scored teacher-forced (the model is shown the answer up to each token that it is asked for), but where "
+        "the name ends in `generated`: there it answers freely. The horizontal axis counts requests; 0 is the unedited model.",
+    ]
+    for title, words in parts.items():
+        lines += ["", f"**{title}**", "", "| name | means |", "|---|---|"]
+        lines += [f"| {name} | {_without(name, told)} |" for name, told in words.items()]
+    return "\n".join(lines)
+
+
+def _without(name: str, told: str) -> str:
+    """A sentence that begins with the name, without it."""
+    rest = told.removeprefix(f"{name.replace('_', ' ').capitalize()}: ")
+    return rest[0].upper() + rest[1:]

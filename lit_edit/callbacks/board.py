@@ -49,8 +49,8 @@ class BoardKeeper(Callback):
             board.arrange(layout(probes))
             board.log_session(*hparams.experiment(self._metrics(probes)))
             board.log_session(*hparams.start(values))
-            board.experiment.add_text("about", f"| setting | value |\n|---|---|\n{rows}", 0)
-            board.experiment.add_text("names", glossary(), 0)
+            board.tell("about", f"| setting | value |\n|---|---|\n{rows}", 0)
+            board.tell("names", glossary(), 0)
 
     def _metrics(self, probes: Mapping[str, str]) -> list[tuple[str, str]]:
         """Tags of the scores in the HParams tab, and their titles."""

@@ -7,12 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lit_edit.data.loader import spread
-
-_VIRIDIS = ((0.267, 0.005, 0.329), (0.230, 0.322, 0.546), (0.128, 0.567, 0.551), (0.369, 0.789, 0.383), (0.993, 0.906, 0.144))
 
 
 def quota(index: int, span: int, most: int) -> int:
@@ -47,30 +42,6 @@ def retention_curve(scores: Sequence[Sequence[float | None]], ages: Sequence[Seq
             if value is not None:
                 found.setdefault(age, []).append(value)
     return {age: mean(found[age]) for age in sorted(found)}
-
-
-def heat_map(matrix: Sequence[Sequence[float | None]], low: float = 0.0, high: float = 1.0, side: int = 320) -> Tensor:
-    """A matrix as a picture ``[3, height, width]`` in [0, 1], dark for ``low`` and yellow for ``high``; grey where nothing is.
-
-    Args:
-        matrix: ``[rows][columns]``.
-        low: value of the darkest colour.
-        high: value of the brightest.
-        side: least size of the longer side in pixels; a cell is a square.
-
-    Example:
-        >>> heat_map([[0.0, None], [0.5, 1.0]], side=4).shape
-        torch.Size([3, 4, 4])
-    """
-    values_RC = torch.tensor([[math.nan if value is None else value for value in row] for row in matrix], dtype=torch.float64)
-    colours = torch.tensor(_VIRIDIS, dtype=torch.float64)
-    place = ((values_RC - low) / (high - low)).clamp(0, 1).nan_to_num(0.0) * (len(colours) - 1)
-    lower = place.floor().long().clamp(max=len(colours) - 2)
-    part = (place - lower)[..., None]
-    cells = colours[lower] * (1 - part) + colours[lower + 1] * part
-    cells[values_RC.isnan()] = 0.85
-    zoom = max(1, -(-side // max(values_RC.shape)))
-    return cells.permute(2, 0, 1).repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).float()
 
 
 @dataclass

@@ -132,13 +132,13 @@ class SpectralDrift(StreamWatcher):
         spectrum = pl_module.spectra[layer]
         seen = examine(spectrum, pl_module.original(layer), pl_module.master(layer).detach(), self.tau, full)
         boards = any(isinstance(logger, TensorBoardLogger) for logger in pl_module.trainer.loggers)
-        if not (full and self.figures and boards) or seen.sigma is None:
+        if not (full and self.figures and boards) or seen.spectrum is None:
             return dict(seen.measures), {}
         edits = f"layer {layer} after {pl_module.edits:,} edits"
         rank = seen.then.rank
         pictures = {
-            "spectrum": spectrum_figure(spectrum.sigma, seen.sigma, rank, f"Singular values, {edits}"),
-            "overlap": overlap_figure(seen.then, seen.now, f"Overlap of dominant directions, {edits}"),
+            "spectrum": spectrum_figure(spectrum.sigma, seen.spectrum.sigma, rank, f"Singular values, {edits}"),
+            "overlap": overlap_figure(seen.then, seen.spectrum, f"Overlap of dominant directions, {edits}"),
         }
         return dict(seen.measures), {name: to_image(picture) for name, picture in pictures.items()}
 

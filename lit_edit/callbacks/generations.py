@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lit_edit.board import place
+from lit_edit.board import place, write_text
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.errors import EditError
 from lit_edit.generation import generate
@@ -205,13 +205,14 @@ class Generations(StreamWatcher):
         return found
 
     def _keep(self, trainer: L.Trainer, pl_module: Any, said: Sequence[tuple[EditRequest, str, str, str]]) -> None:
-        lines, rows = [], ["| kind of prompt | prompt | said | new answer: said? |", "|---|---|---|---|"]
+        lines, rows = [], ["| prompt | said | new answer: said? |", "|---|---|---|"]
         for request, kind, prompt, answer in said:
             wanted = None if kind == "fluency" else request.target_new
             line = {"edits": pl_module.edits, "case_id": request.case_id, "kind": kind, "prompt": prompt, "said": answer}
             lines.append(json.dumps({**line, "wanted": wanted}, ensure_ascii=False) + "\n")
             found = "" if wanted is None else f"{wanted}: {'yes' if containment(answer, [wanted]) else 'no'}"
-            rows.append("| " + " | ".join(_cell(text) for text in (kind, prompt, answer, found)) + " |")
+            # Not a column of its own: TensorBoard would break the word, to give the longer texts more room.
+            rows.append(f"| **{_cell(kind)}** {_cell(prompt)} | {_cell(answer)} | {_cell(found)} |")
         if not lines:
             return
         content = "".join(lines).encode(errors="backslashreplace")
@@ -220,7 +221,7 @@ class Generations(StreamWatcher):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 tag, step = place(logger, "generations", trainer.global_step - 1)
-                logger.experiment.add_text(tag, "\n".join(rows), step)
+                write_text(logger, tag, "\n".join(rows), step)
 
 
 def _path(trainer: L.Trainer) -> Path:

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_edit import __version__
-from lit_edit.board import place
+from lit_edit.board import place, write_text
 from lit_edit.callbacks.board import BoardKeeper
 from lit_edit.callbacks.drift import SpectralDrift
 from lit_edit.callbacks.generations import Generations
@@ -144,7 +144,7 @@ class Report(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 tag, step = place(logger, "summary", trainer.global_step)
-                logger.experiment.add_text(tag, f"```\n{table}\n```", step)
+                write_text(logger, tag, f"```\n{table}\n```", step)
                 logger.experiment.flush()
         return table
 

@@ -13,9 +13,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_edit.board import place
-from lit_edit.callbacks.cohorts import Check, Cohorts, heat_map, mean
+from lit_edit.callbacks.cohorts import Check, Cohorts, mean
+from lit_edit.callbacks.retention_figure import retention_figure
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.errors import EditError
+from lit_edit.figures import to_image
 from lit_edit.journal import finite
 from lit_edit.request import EditRequest
 from lit_edit.store import write_atomically
@@ -133,14 +135,15 @@ class RetentionScores(StreamWatcher):
         content = json.dumps(finite({**head, **self.cohorts.table()}), indent=1)
         path = Path(trainer.default_root_dir, "retention.json")
         ranks_of(trainer).first_does(lambda: write_atomically(path, content.encode()))
-        matrix = self.cohorts.matrix()
-        if not matrix or not matrix[0]:
-            return  # nothing was written yet
-        picture = heat_map(matrix, -1.0 if self.scoring == "difference" else 0.0)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                tag, step = place(logger, "retention/matrix", trainer.global_step - 1)
-                logger.experiment.add_image(tag, picture, step)
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not boards or not self.cohorts.groups():
+            return  # nobody to draw for, or nothing was written yet
+        what = f"{self.metric}, {self.scoring}".replace("_", " ")
+        low = -1.0 if self.scoring == "difference" else 0.0
+        picture = to_image(retention_figure(self.cohorts, f"Retention of cohorts: {what}", low))
+        for logger in boards:
+            tag, step = place(logger, "retention/matrix", trainer.global_step - 1)
+            logger.experiment.add_image(tag, picture, step)
 
     def memory(self) -> dict[str, Any]:
         """Positions and scores; the requests themselves stay in the stream."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from lit_edit.arguments import ids as read_ids
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
 from lit_edit.errors import EditError
 from lit_edit.journal.book import Book, open_book
@@ -95,7 +96,7 @@ def drop(book: Book, ids: Sequence[str], sure: bool) -> str:
     journal = config.get("journal")
     options: dict[str, Any] = journal if isinstance(journal, dict) else {}
     known = options.get("without")
-    without = sorted({*(known if isinstance(known, list) else []), *ids})
+    without = sorted({*([] if known is None else read_ids(known)), *ids})
     text = yaml.safe_dump({**config, "journal": {**options, "without": without}}, sort_keys=False, allow_unicode=True)
     write_atomically(book.run / "config.yaml", text.encode())
     _go_back(book, start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from tqdm import tqdm
@@ -17,6 +17,27 @@ from lit_edit.progress.messages import loggers
 
 _SOON = 0.5
 """Seconds before a piece of work gets a bar: what is over by then would only flicker."""
+
+
+_MARGIN = 4
+"""Columns that a bar leaves free at the right: a terminal writes ``^C`` where the cursor stands, at the end of a bar, and what
+goes beyond the last column moves the cursor to a line where the bar would be drawn anew."""
+
+
+if TYPE_CHECKING:
+    _Tqdm = tqdm[Any]
+else:
+    _Tqdm = tqdm  # which takes no parameter in earnest
+
+
+class _Bar(_Tqdm):
+    """A bar that is a little narrower than the terminal."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What the bar is drawn from."""
+        told: dict[str, Any] = super().format_dict
+        return {**told, "ncols": told["ncols"] and max(told["ncols"] - _MARGIN, 1)}
 
 
 class EditProgressBar(Progress):
@@ -55,7 +76,7 @@ class EditProgressBar(Progress):
     @staticmethod
     def _bar(name: str, done: int, total: int, **more: Any) -> tqdm[Any]:
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}" if total else "{desc}: {n_fmt}{postfix}"
-        return tqdm(
+        return _Bar(
             desc=name, initial=done, total=total or None, file=sys.stderr, dynamic_ncols=True, bar_format=layout, **more
         )
 

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import metadata
 from tiny import save_tiny
 
 from lit_edit.board import EditBoard
-from lit_edit.board.tags import description, shown
+from lit_edit.board.tags import description, glossary, shown
 from lit_edit.callbacks import BoardKeeper, Generations, RetentionScores
 from lit_edit.drift import MEASURES
 
@@ -50,7 +50,7 @@ def test_steps_count_requests(ran):
     assert steps(events, "retention/efficacy/accuracy/first") == [4, 6]
     assert [image.step for image in events.Images("retention/matrix")] == [4, 6]
     assert [image.step for image in events.Images("spectral/spectrum/layer_0")] == [6]
-    assert [text.step for text in events.Tensors("generations/text_summary")] == [4, 6]
+    assert [text.step for text in events.Tensors("generations")] == [4, 6]
 
 
 def test_every_number_is_in_a_group_and_is_described(ran):
@@ -129,13 +129,25 @@ def test_hyper_parameters_with_the_scores_reached(ran):
 def test_texts(ran):
     _, events = ran
     text = {
-        name: events.Tensors(f"{name}/text_summary")[-1].tensor_proto.string_val[0].decode()
+        name: events.Tensors(name)[-1].tensor_proto.string_val[0].decode()
         for name in ("about", "generations", "names", "summary")
     }
     assert "| editor | MEMIT(history=True) |" in text["about"] and "| lam | 10 |" in text["about"]
-    assert text["generations"].startswith("| kind of prompt | prompt | said | new answer: said? |")
-    assert "| spectral/relative_norm | Frobenius norm of the edited weight over" in text["names"]
+    assert text["generations"].startswith("| prompt | said | new answer: said? |")
+    assert "| relative_norm | Frobenius norm of the edited weight over" in text["names"]
     assert "6 edits in batches of 2, MEMIT + REVIVE" in text["summary"]
+
+
+def test_names_explains_every_word(ran):
+    """What a name is made of is a row of the table, or said not to be one of words."""
+    _, events = ran
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in glossary().splitlines() if line.startswith("| ")}
+    assert set(MEASURES) <= rows
+    tags = events.Tags()["scalars"]
+    words = {word for tag in tags if tag.split("/")[0] in ("before", "edit", "final", "retention") for word in tag.split("/")}
+    assert words - rows - {"edit", "count", "relative_norm", "triple_drift", "generated"} == set()
+    for line in glossary().splitlines():
+        assert line.count("|") in (0, 3) and not line.lower().startswith("| accuracy | accuracy")
 
 
 def test_what_a_model_says_is_no_markup():

@@ -1,11 +1,10 @@
-"""What retention is computed from: cohorts, ages, the area under the curve, the picture."""
+"""What retention is computed from: cohorts, ages, the area under the curve."""
 
 import math
 
 import pytest
-import torch
 
-from lit_edit.callbacks.cohorts import Check, Cohorts, heat_map, quota, retention_curve
+from lit_edit.callbacks.cohorts import Check, Cohorts, quota, retention_curve
 
 
 def look(cohorts, batch, score):
@@ -87,23 +86,3 @@ def test_memory_is_all_there_is():
 @pytest.mark.parametrize(("span", "most"), [(1, 5), (2, 5), (8, 5), (8, 20), (7, 3)])
 def test_quotas_sum_to_all(span, most):
     assert sum(quota(index, span, most) for index in range(span)) == most
-
-
-def test_heat_map_colours():
-    picture = heat_map([[0.0, 1.0, None], [0.5, 2.0, -1.0]], side=6)
-    assert (
-        picture.shape == (3, 4, 6) and picture.dtype == torch.float32 and 0 <= float(picture.min()) <= float(picture.max()) <= 1
-    )
-
-    def cell(row, column):
-        block = picture[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)
-        assert torch.equal(block, block[:, :1].expand_as(block))
-        return block[:, 0]
-
-    assert torch.equal(cell(1, 1), cell(0, 1)) and torch.equal(cell(1, 2), cell(0, 0)), (
-        "what is off the scale has its end colour"
-    )
-    grey = cell(0, 2)
-    assert torch.allclose(grey, grey[0].expand(3)), "nothing is grey"
-    brightness = [float(heat_map([[value / 20]], side=1).mean()) for value in range(21)]
-    assert brightness == sorted(brightness) and brightness[-1] > 2 * brightness[0]

@@ -161,7 +161,7 @@ def test_rates_by_hand(model, tmp_path, parrot):
     (text,) = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("generations/text_summary")]
     assert (
         "Parisian" in text
-        and "| negation | It is not true that Ada Lovelace was born in |" in text
+        and "| **negation** It is not true that Ada Lovelace was born in |" in text
         and "| Paris: yes |" in text
     )
 

@@ -201,6 +201,51 @@ def test_an_error_leaves_no_bar_open(model, tmp_path, monkeypatch):
     assert bars._stream is None and bars._work is None
 
 
+class Terminal(Screen):
+    """One of a certain width, that goes on in the next line behind its last column."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def lines(self):
+        rows, row, column = [""], 0, 0
+        for part in re.findall(r"\x1b\[A|.", self.getvalue(), re.DOTALL):
+            if part == "\x1b[A":
+                row -= 1
+            elif part == "\r":
+                column = 0
+            else:
+                if part == "\n" or column == self.width:
+                    row, column = row + 1, 0
+                    rows += [""] * (row - len(rows) + 1)
+                if part != "\n":
+                    rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + 1 :]
+                    column += 1
+        return [line.rstrip() for line in rows if line.strip()]
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_ctrl_c_leaves_one_line(model, tmp_path, monkeypatch, width):
+    screen = Terminal(width)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("lit_edit.progress.bars._SOON", 0)
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda _: (width, 20))
+
+    def press(phase, done, total):
+        if phase == "targets" and done == 3:
+            screen.write("^C^C")  # what the terminal does when the keys are pressed, at the place of the cursor
+            raise KeyboardInterrupt
+
+    module = editor(model, tmp_path / "cache")
+    module.listen(press)
+    with only_warnings(), pytest.raises((SystemExit, KeyboardInterrupt)):
+        trainer(tmp_path, [EditProgressBar()], enable_progress_bar=True).fit(module, datamodule=stream(tmp_path, 6))
+    (line,) = screen.lines()
+    assert line.startswith("Editing:   0%|") and line.count("Editing") == 1 and "targets" not in line
+    assert "  targets" in screen.getvalue()
+
+
 def test_bars_can_be_sent_to_another_process():
     bars = EditProgressBar()
     bars.stream_begins(0, 3)

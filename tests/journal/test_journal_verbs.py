@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
+from lit_edit.arguments import ids
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.errors import EditError
 from lit_edit.journal import files
 from lit_edit.journal.book import open_book
 from lit_edit.journal.model import checkpoints
@@ -171,6 +173,41 @@ def test_requests_left_out_are_those_of_the_stream(place, capsys):
     assert main(["fit", *options, "--journal.without", '["5", nobody]']) == 2
     assert "--journal.without names 'nobody', but the stream holds no request of that id" in capsys.readouterr().err
     assert not Path("less/journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("[5]", ["5"]),
+        ("5", ["5"]),
+        ('["5"]', ["5"]),
+        ("[5, 007, 1e3, yes, null, a b]", ["5", "007", "1e3", "yes", "null", "a b"]),  # as they are written
+        ("a: b", ["a: b"]),
+        ("[5", ["[5"]),
+        ("[]", []),
+        ([5, "007", -1], ["5", "007", "-1"]),  # what YAML makes of a file
+        (5, ["5"]),
+    ],
+)
+def test_ids_need_no_quotes(given, wanted):
+    assert ids(given) == wanted == ids(ids(given))
+
+
+@pytest.mark.parametrize("given", [None, 1.5, [True], [[5]], {"a": 1}, "[{a: 1}]"])
+def test_what_is_no_id_is_said(given):
+    with pytest.raises(EditError, match="is no id of a request"):
+        ids(given)
+
+
+def test_numbers_are_left_out_as_they_are_written(place):
+    options = ["--model.pretrained", "model", "--data.path", "facts.jsonl", *SMALL]
+    first = records("run")[0]["cases"][0]
+    assert first.isdigit()
+    Path("less.yaml").write_text(f"journal: {{without: [{first}]}}\n")
+    for run, how in (("words", ["--journal.without", f"[{first}]"]), ("file", ["--config", "less.yaml"])):
+        assert main(["fit", *how, *options, "--run_dir", run]) == 0
+        assert yaml.safe_load(Path(run, "config.yaml").read_text())["journal"]["without"] == [first]
+        assert first not in [case for record in records(run) for case in record["cases"]]
 
 
 def test_compaction_keeps_the_chain_and_the_bits(place, capsys):
