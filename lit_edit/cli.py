@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
-import subprocess
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
 from typing import Any, cast
@@ -20,10 +15,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-import lit_edit.corpus
-import lit_edit.editors
-import lit_edit.guards
-import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
 from lit_edit.arguments import ids
 from lit_edit.board import EditBoard, write_text
 from lit_edit.callbacks import (
@@ -39,12 +30,13 @@ from lit_edit.callbacks import (
 )
 from lit_edit.checkpoint_folder import newest, renew_last
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
+from lit_edit.command import command, requeued
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.module import ContinualEditor
-from lit_edit.parser import VERBS, SentenceCLI, told_as_error
-from lit_edit.paths import named
+from lit_edit.parser import VERBS, SentenceCLI
+from lit_edit.paths import check_writable, named, unused
 from lit_edit.progress import Progress, QuietProgress, fitting
 from lit_edit.progress.messages import only_warnings
 from lit_edit.row_logger import RowLogger
@@ -176,13 +168,13 @@ class EditCLI(SentenceCLI):
             self._follow(config, folder)
             return
         if edits and not config.get("ckpt_path") and (folder / "journal.jsonl").exists():
-            new = _unused(folder)
+            new = unused(folder)
             print(
                 f"{folder} holds an earlier run, which stays; this one goes to {new} (to go on with it, add --ckpt_path last)",
                 file=sys.stderr,
             )
             folder = new
-        _check_writable(folder)
+        check_writable(folder)
         config["run_dir"] = str(folder)
         config["trainer"]["default_root_dir"] = str(folder)
         if config["checkpoint"]["dirpath"] is None:
@@ -233,7 +225,7 @@ class EditCLI(SentenceCLI):
                 # What a run logged behind the checkpoint that this one goes on from is logged again, and hidden there.
                 EditBoard(logs, name="", version="tensorboard", purge_step=self._begins and self._begins + 1),
                 # A CSV logger empties its folder when it starts: a resumed run takes the next one.
-                RowLogger(logs, name="", version=_unused(logs / "csv").name),
+                RowLogger(logs, name="", version=unused(logs / "csv").name),
             ]
         kwargs["plugins"] = [*(given.get("plugins") or []), SafetensorsCheckpointIO()]
         alone = given.get("devices") in (1, "1") and given.get("num_nodes") in (None, 1)
@@ -283,88 +275,6 @@ class EditCLI(SentenceCLI):
         print(f"\n{table}")
         folder = self._chosen("run_dir")
         print(f"Everything of this run is in {folder}; look at it with: tensorboard --logdir {folder}")
-
-
-def _unused(folder: Path) -> Path:
-    """The folder itself if nothing is there, or the next free sibling ``name-2``, ``name-3``, ..."""
-    number, free = 1, folder
-    while free.exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}-{number}")
-    return free
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise an :class:`EditError` unless the run folder can be made and written to, by all that writes there."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise EditError(
-            f"--run_dir is {folder}, which is no text in UTF-8, and TensorBoard takes no other; choose another"
-        ) from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise EditError(
-            f"the run folder {folder} cannot be written to ({error.strerror}); choose another with --run_dir"
-        ) from None
-
-
-def is_news(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning tells this run's user something (advertisements, absent hardware, one epoch do not)."""
-    other = ("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available", "`Trainer.fit` stopped: `max_epochs=1`")
-    return not record.getMessage().startswith(other)
-
-
-@contextmanager
-def command() -> Iterator[None]:
-    """What every command of the project runs in: the user's own classes are found, only news is told.
-
-    Raises:
-        EditError: for a mistake that the user can repair, whatever library noticed it.
-    """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own editors are found from where the command is given
-    # Facts about this project that Lightning warns of: a frozen model is in eval mode, text loaders need no workers.
-    warnings.filterwarnings("ignore", message=".*in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own use of torch
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every rank logs the numbers of all
-    if of_several():
-        warnings.simplefilter("ignore")  # the first rank says it
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the bar over a model's tensors would stand above the run's own
-    try:
-        yield
-    except Exception as error:
-        told = told_as_error(error)
-        if told is None or told is error:
-            raise
-        raise told from None
-
-
-@contextmanager
-def requeued() -> Iterator[None]:
-    """Under SLURM, end in good order where the job's time is nearly over (SIGUSR1), and put the job back into the queue.
-
-    ``#SBATCH --signal=SIGUSR1@120`` asks for the signal; the job's command says ``--ckpt_path last`` and goes on.
-    """
-    if not SLURMEnvironment.detect():
-        yield
-        return
-    try:
-        with ending_in_order(signal.SIGUSR1):
-            yield
-    except Terminated as ended:
-        if ended.number == signal.SIGUSR1:
-            array = os.environ.get("SLURM_ARRAY_JOB_ID")
-            job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-            subprocess.run(["scontrol", "requeue", job], check=False)
-        raise
 
 
 def main(args: list[str] | None = None) -> None:

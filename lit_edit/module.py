@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
+from lit_edit.bookkeeping import account, logged, mean, reached, tokenised
 from lit_edit.boundary import set_random_state
 from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.editors.base import Editor
-from lit_edit.errors import EditError, MalformedRecord, Rejected
+from lit_edit.errors import EditError, Rejected
 from lit_edit.finite import new_state
 from lit_edit.guards.base import Guard
 from lit_edit.interrupts import Interrupts
@@ -21,14 +22,15 @@ from lit_edit.journal import Applied
 from lit_edit.micro_batches import enough_memory
 from lit_edit.outcome import BatchOutcome
 from lit_edit.prompts import EditRows
-from lit_edit.request import EditBatch, SetAside
+from lit_edit.rejection import solving
+from lit_edit.request import EditBatch
 from lit_edit.resumable import ResumableModel
 from lit_edit.spectrum import Spectrum
 from lit_edit.state import State, restore, snapshot
 from lit_edit.store import Store
 from lit_edit.strategies import ranks_of
 from lit_edit.targets import TargetOptions, Targets
-from lit_edit.workbench import Workbench, solving
+from lit_edit.workbench import Workbench
 
 
 class ContinualEditor(ResumableModel):
@@ -150,18 +152,12 @@ class ContinualEditor(ResumableModel):
     def _aim(self, batch: EditBatch) -> Tensor:
         started = time.perf_counter()
         outcome = BatchOutcome(batch)
-        rows: list[EditRows] = []
-        for index, request in enumerate(batch.requests):
-            try:
-                rows.append(self.editor.rows(self.encoder, request, self.templates or ()))
-            except MalformedRecord as error:
-                source = request.source or f"stream position {batch.start + index}"
-                outcome.set_aside.append(SetAside(source, error.field, error.reason))
+        rows = tokenised(outcome, lambda request: self.editor.rows(self.encoder, request, self.templates or ()))
         bench = self.workbench()
         aimed = self._aimed(outcome, bench, rows)
         outcome.scalars["time/walk_seconds"] = time.perf_counter() - started - bench.seconds
         self._pending = (outcome, rows, bench, aimed)
-        return torch.tensor(_mean(bench.losses, "loss_N"))
+        return torch.tensor(mean(bench.losses, "loss_N"))
 
     def _aimed(self, outcome: BatchOutcome, bench: Workbench, rows: list[EditRows]) -> Targets | None:
         """What the editor aims at; the batch is rejected where that is not finite."""
@@ -211,7 +207,7 @@ class ContinualEditor(ResumableModel):
         if outcome.rejected is not None and self._random:
             set_random_state(self._random)  # what a rejected batch has drawn, the next one draws
         self._hand_over(changes)
-        self._account(outcome, rows, bench)
+        account(outcome, rows, bench)
         outcome.scalars["time/targets_seconds"] = bench.seconds
         outcome.scalars["time/walk_seconds"] += time.perf_counter() - started - (bench.seconds - aiming)
 
@@ -220,18 +216,6 @@ class ContinualEditor(ResumableModel):
         for layer in self.layers:
             change = changes.get(layer)
             self.master(layer).grad = torch.zeros_like(self.master(layer)) if change is None else -change
-
-    def _account(self, outcome: BatchOutcome, rows: list[EditRows], bench: Workbench) -> None:
-        """What became of the requests."""
-        refused = {id(row.request) for row, _ in bench.refused}
-        for row, reason in bench.refused:
-            outcome.set_aside.append(SetAside(row.request.source or row.request.name, "*", f"could not be written: {reason}"))
-        if outcome.rejected is None:
-            outcome.edited = tuple(row.request for row in rows if id(row.request) not in refused)
-            outcome.scalars.update(bench.scalars)
-            outcome.deltas = bench.thin()
-            outcome.keys = {layer: torch.cat(parts) for layer, parts in bench.keys.items()}
-        outcome.loss, outcome.probability = _mean(bench.losses, "loss_N"), _mean(bench.losses, "probability_N")
 
     @enough_memory("applying a batch to the weights")
     def optimizer_step(
@@ -272,13 +256,7 @@ class ContinualEditor(ResumableModel):
         outcome, rows, bench, _ = self._pending
         if self.journal is None:
             return
-        refused = {id(row.request) for row, _ in bench.refused}
-        place = {id(request): index for index, request in enumerate(outcome.batch.requests)}
-        tried = [place[id(row.request)] for row in rows if id(row.request) not in refused]
-        each = [(found.loss_N.tolist(), found.probability_N.tolist()) for found in bench.losses]
-        numbers = [pair for losses, probabilities in each for pair in zip(losses, probabilities, strict=True)]
-        reached = dict(zip(tried, numbers, strict=True)) if len(numbers) == len(tried) else {}
-        applied = Applied(self.weights_hash, before, self.weights(), frozenset(tried), reached)
+        applied = Applied(self.weights_hash, before, self.weights(), *reached(outcome, rows, bench))
         position, edits = outcome.batch.start + len(outcome.batch), self.edits + len(outcome.edited)
         self.journal.append(outcome, position, edits, applied)
 
@@ -316,17 +294,5 @@ class ContinualEditor(ResumableModel):
         self.edits += len(outcome.edited)
         self.batches += 1
         self.outcome = outcome
-        shown = {
-            **outcome.scalars,
-            "edit/count": float(self.edits),
-            "target/loss": outcome.loss,
-            "target/probability": outcome.probability,
-        }
-        self.log_dict(shown, batch_size=max(len(outcome.batch), 1))
+        self.log_dict(logged(outcome, self.edits), batch_size=max(len(outcome.batch), 1))
         self.log("edits", float(self.edits), prog_bar=True, logger=False, batch_size=1)
-
-
-def _mean(found: list[Targets], name: str) -> float:
-    """Mean over all requests whose targets were optimised, NaN where none were."""
-    values = [getattr(targets, name) for targets in found]
-    return float(torch.cat(values).mean()) if values else float("nan")

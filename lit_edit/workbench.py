@@ -5,7 +5,6 @@ Legend: N = requests, O = d_out, I = d_in.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,15 @@ from torch import Tensor, nn
 from lit_edit.anatomy import Anatomy
 from lit_edit.boundary import random_state, set_random_state
 from lit_edit.delta import Delta, is_finite
-from lit_edit.errors import EditError, OutOfMemory, Rejected
+from lit_edit.errors import Rejected
 from lit_edit.finite import FiniteReads, finite, new_state, writable
 from lit_edit.gradients import Captured, capture
 from lit_edit.guards.base import Guard
 from lit_edit.keys import KeyPass, SharedKeyPass
 from lit_edit.micro_batches import enough_memory
 from lit_edit.prompts import EditRows, Row
-from lit_edit.ranks import RankFailed, Ranks
+from lit_edit.ranks import Ranks
+from lit_edit.rejection import guarded, solving, within_budget
 from lit_edit.spectrum import Subspace
 from lit_edit.state import restore, snapshot
 from lit_edit.targets import Step, TargetOptions, Targets, optimise, tail, together
@@ -191,7 +191,7 @@ class Workbench:
         self._finished = False
         writable(f"the change solved for layer {layer}", delta)
         self._solved.setdefault(layer, []).append(delta)
-        delta = self._guarded(layer, delta, self.weight(layer), deferred=False)
+        delta = guarded(self.guards, layer, delta, self.weight(layer), self.note, deferred=False)
         self._of_first(delta)
         dense = delta.dense().float()
         self.deltas.setdefault(layer, []).append(delta)
@@ -225,16 +225,12 @@ class Workbench:
                 # One solve keeps its thin form; the sum of several is what the batch asks of the layer.
                 first, *rest = deltas
                 solved = Delta.from_dense(sum((delta.dense() for delta in rest), first.dense())) if rest else first
-                cut = self._guarded(layer, solved, self.master(layer), deferred=True)
+                cut = guarded(self.guards, layer, solved, self.master(layer), self.note)
                 self._of_first(cut)
                 self.changes[layer], self.deltas[layer] = cut.dense().float(), [cut]
                 self._change(layer)
         for layer, change in self.changes.items():
-            norm, size = float(change.double().norm()), float(self.original(layer).norm())
-            share = norm / size if size else math.inf if norm else 0.0
-            if self.max_change is not None and share > self.max_change:
-                allowed = f"over the budget of {self.max_change:g}"
-                raise Rejected(f"the change of layer {layer} is {share:.3g} times its original norm, {allowed}")
+            norm = within_budget(layer, change, self.original(layer), self.max_change)
             self._seen[f"delta/norm/layer_{layer}"] = [norm]  # of the whole change, however often it was added to
         self._finished = True
 
@@ -300,41 +296,3 @@ class Workbench:
     def _show(self, layer: int, weight: Tensor) -> None:
         with torch.no_grad():
             self.anatomy.show(layer, weight)
-
-    def _guarded(self, layer: int, delta: Delta, weight: Tensor, deferred: bool) -> Delta:
-        for name, guard in _named(self.guards):
-            if guard.deferred and not deferred:
-                continue
-            with solving(f"the guard {name} at layer {layer}"):
-                cut = guard(layer, delta, weight)
-                writable(f"what {name} left of the change of layer {layer}", cut)
-                for what, value in guard.report(layer, delta, cut).items():
-                    self.note(f"guard/{name}/{what}/layer_{layer}", value)
-            delta = cut
-        return delta
-
-
-def _named(guards: Sequence[Guard]) -> list[tuple[str, Guard]]:
-    """Guards under their class's name; a second one of a class gets its place as well."""
-    names = [type(guard).__name__ for guard in guards]
-    return [(f"{n}_{i}" if n in names[:i] else n, guard) for i, (n, guard) in enumerate(zip(names, guards, strict=True))]
-
-
-@contextmanager
-def solving(what: str) -> Iterator[None]:
-    """Turn the failure of a solve into the rejection of what was to be written.
-
-    Args:
-        what: what is solved, with its layer.
-
-    Raises:
-        Rejected: if it has no solution.
-        OutOfMemory: if memory does not suffice for it, which leaving the batch out would not mend.
-    """
-    try:
-        with enough_memory(what, "a smaller --data.batch_size or a larger device helps"):
-            yield
-    except (OutOfMemory, RankFailed):
-        raise  # nothing that leaving the batch out would mend
-    except (torch.linalg.LinAlgError, EditError) as error:
-        raise Rejected(f"{what} failed: {error}") from error

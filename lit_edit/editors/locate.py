@@ -17,11 +17,12 @@ from lit_edit.editors.base import Editor
 from lit_edit.finite import finite
 from lit_edit.inverses import Inverse
 from lit_edit.prompts import EditRows
+from lit_edit.rejection import solving
 from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Workbench, solving
+from lit_edit.workbench import Workbench
 
 
 class LocateThenEdit(Editor):

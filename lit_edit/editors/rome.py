@@ -19,12 +19,13 @@ from lit_edit.finite import finite
 from lit_edit.inverses import Inverse, Ridge, moment_inverse
 from lit_edit.keys import KeyPass
 from lit_edit.prompts import EditRows
+from lit_edit.rejection import solving
 from lit_edit.second_moment import SecondMoment
 from lit_edit.sharding import gathered
 from lit_edit.solver import Within
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Workbench, solving
+from lit_edit.workbench import Workbench
 
 _LEAST_COSINE = 1e-6
 r"""Keys come in float32, so below this a cosine between key and direction is rounding.

@@ -16,10 +16,11 @@ from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
 from lit_edit.inverses import Ridge
 from lit_edit.prompts import EditRows, Encoder, Row
+from lit_edit.rejection import solving
 from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
-from lit_edit.workbench import Workbench, solving
+from lit_edit.workbench import Workbench
 
 if TYPE_CHECKING:
     from lit_edit.request import EditRequest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from lit_edit.arguments import SentenceParser
-from lit_edit.cli import command
+from lit_edit.command import command
 from lit_edit.export.export import Format, export_model
 from lit_edit.export.lora import MAX_RANK, TOLERANCE
 from lit_edit.export.view import Which

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.cli import command
+from lit_edit.command import command
 from lit_edit.errors import EditError
 from lit_edit.mend.data import PairData
 from lit_edit.mend.training import MendTrainer

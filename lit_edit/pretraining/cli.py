@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.cli import command
+from lit_edit.command import command
 from lit_edit.errors import EditError
 from lit_edit.parser import Parser, SentenceCLI
 from lit_edit.pretraining.module import Pretrainer, PretrainingData

@@ -18,7 +18,8 @@ from lit_edit.probes.base import Probe
 from lit_edit.spectrum import Energy, energy_rank
 from lit_edit.studies.base import Point, Result
 from lit_edit.studies.drawing import Band, Line, ability_panel, probe_panels
-from lit_edit.studies.weights import UNEDITED, Matrix, WeightStudy, Which
+from lit_edit.studies.matrices import Matrix, Which
+from lit_edit.studies.weights import UNEDITED, WeightStudy
 
 
 def energy_groups(sigma: Tensor, groups: int, energy: Energy = "sigma") -> list[range]:

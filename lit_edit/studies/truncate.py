@@ -17,7 +17,8 @@ from lit_edit.errors import EditError
 from lit_edit.probes.base import Probe
 from lit_edit.studies.base import Point, Result
 from lit_edit.studies.drawing import Line, ability_panel, probe_panels
-from lit_edit.studies.weights import UNEDITED, Matrix, WeightStudy, Which
+from lit_edit.studies.matrices import Matrix, Which
+from lit_edit.studies.weights import UNEDITED, WeightStudy
 
 Keep = Literal["top", "bottom", "random"]
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from lit_edit.delta import remove_columns
 from lit_edit.editors import AlphaEdit
 from lit_edit.second_moment import SecondMoment
-from lit_edit.verify import family
+from lit_edit.verify import family, walk
 from lit_edit.verify.memit_seq import caches
 from lit_edit.verify.recording import Check, Recording, TensorFile
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance, relative, tolerance
 
 
@@ -63,17 +64,15 @@ def rounded_basis(file: TensorFile | None, layer: int, moment: SecondMoment, thr
     return basis
 
 
-def exact(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> family.Method | None:
+def exact(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> Method | None:
     """The recorded sequence with the library's own projector, ``None`` where there is none."""
-    return family.Method.of(recording, name, lambda said: AlphaEdit(said["nullspace_threshold"], said["L2"]), **extra)
+    return Method.of(recording, name, lambda said: AlphaEdit(said["nullspace_threshold"], said["L2"]), **extra)
 
 
-def rounded(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> family.Method | None:
+def rounded(recording: Recording, name: str = "AlphaEdit", **extra: Any) -> Method | None:
     """The recorded sequence with the reference's float32 projector, ``None`` where there is none."""
     file = recording.tensors("AlphaEdit")
-    return family.Method.of(
-        recording, name, lambda said: RoundedProjector(said["nullspace_threshold"], said["L2"], file), **extra
-    )
+    return Method.of(recording, name, lambda said: RoundedProjector(said["nullspace_threshold"], said["L2"], file), **extra)
 
 
 def run(recording: Recording) -> list[Row]:
@@ -93,8 +92,8 @@ def run(recording: Recording) -> list[Row]:
     family.closed_form(theirs, tally, "[recorded K, R, C; float32 projector]", "delta", loose, rest)
     family.closed_form(ours, tally, "[recorded K, R, C; exact projector]", "delta", rounding)
     caches(ours, tally)
-    family.read(theirs, tally)
-    family.replay(theirs, tally)
+    walk.read(theirs, tally)
+    walk.replay(theirs, tally)
     return tally.rows()
 
 
@@ -115,7 +114,7 @@ def at_least(tight: Tolerance, loose: Tolerance) -> Tolerance:
     return tight if tight.value >= loose.value else loose
 
 
-def projector_rounding(ours: family.Method, theirs: family.Method, keys: str = r"batch\d+/layer(\d+)/keys") -> Tolerance:
+def projector_rounding(ours: Method, theirs: Method, keys: str = r"batch\d+/layer(\d+)/keys") -> Tolerance:
     """Five times what a float32 projector changes in the projected keys, at worst: no delta can agree better.
 
     Args:
@@ -132,7 +131,7 @@ def projector_rounding(ours: family.Method, theirs: family.Method, keys: str = r
     return Tolerance(max(5 * worst, CLOSED_FORM), "5 x float32 projector on keys")
 
 
-def _projectors(method: family.Method, tally: Tally) -> None:
+def _projectors(method: Method, tally: Tally) -> None:
     r"""Recorded projectors and their ranks against :math:`I - U U^T`."""
     editor, _ = method.editor()
     assert isinstance(editor, AlphaEdit)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lit_edit.editors import MEMIT
 from lit_edit.targets import Step, optimise
-from lit_edit.verify import family
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import THROUGH_MODEL, Row, Tally, Tolerance, tolerance
+from lit_edit.verify.trajectory import trajectory
 
 _NAME = "Z_early_stop"
 
@@ -17,7 +18,7 @@ _NAME = "Z_early_stop"
 def run(recording: Recording) -> list[Row]:
     """Rows of the targets of all recorded requests on the original weights: values, trajectories, passes."""
     tally = Tally(recording, _NAME)
-    found = family.Method.of(recording, _NAME, lambda said: MEMIT(lam=said["mom2_update_weight"]))
+    found = Method.of(recording, _NAME, lambda said: MEMIT(lam=said["mom2_update_weight"]))
     if found is None:
         tally.note("all", "not recorded here")
         return tally.rows()
@@ -39,7 +40,7 @@ def run(recording: Recording) -> list[Row]:
     passes = recording.want(f"info/{_NAME}/steps", list)
     for request, seen in sorted(steps.items()):
         deltas, losses = (torch.stack(part) for part in zip(*seen, strict=True))
-        family.trajectory(tally, found.file, f"req{request}", "[original weights]", deltas, losses, lambda _: allowed)
+        trajectory(tally, found.file, f"req{request}", "[original weights]", deltas, losses, lambda _: allowed)
         tally.tensor(found.file, f"req{request}/z", "z [original weights]", targets.values_ND[request], allowed)
         if request < len(passes):
             error = float(abs(len(seen) - passes[request]))

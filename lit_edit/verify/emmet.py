@@ -5,12 +5,13 @@ from __future__ import annotations
 from lit_edit.editors import EMMET
 from lit_edit.verify import family
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import Row
 
 
-def method(recording: Recording) -> family.Method | None:
+def method(recording: Recording) -> Method | None:
     """The recorded sequence, ``None`` where there is none."""
-    return family.Method.of(
+    return Method.of(
         recording,
         "EMMET",
         lambda said: EMMET(said["mom2_update_weight"], said["emmet_lambda"], said.get("update_norm_lambda", 0.0)),

@@ -9,6 +9,7 @@ from lit_edit.editors import ENCORE
 from lit_edit.targets import PredictedFor, Step, optimise
 from lit_edit.verify import family
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import Row, Tally, Tolerance
 
 
@@ -31,12 +32,12 @@ class ReleasedStop(PredictedFor):
         return self._count(seen, seen.context_hits == self.contexts)
 
 
-def method(recording: Recording) -> family.Method | None:
+def method(recording: Recording) -> Method | None:
     """The recorded sequence, ``None`` where there is none."""
     if recording.tensors("ENCORE") is None:
         return None
     patience, contexts = abs(recording.want("hyper_parameters/ENCORE/prob_cutoff", int)), len(recording.contexts)
-    return family.Method.of(
+    return Method.of(
         recording,
         "ENCORE",
         lambda said: ENCORE(said["mom2_update_weight"], said["update_norm_lambda"], history=said.get("sequential", True)),
@@ -49,7 +50,7 @@ def run(recording: Recording) -> list[Row]:
     return family.run(recording, "ENCORE", method(recording), _hits)
 
 
-def _hits(method: family.Method, tally: Tally) -> None:
+def _hits(method: Method, tally: Tally) -> None:
     """Right answer tokens in the context rows, pass after pass, of the first batch (the others start from edited weights)."""
     said = method.recording.meta.get("info", {}).get("ENCORE", {}).get("num_correct_per_step", {}).get("0")
     if said is None or method.obstacle is not None or method.stop is None:

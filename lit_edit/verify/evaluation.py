@@ -16,7 +16,7 @@ from typing import Any
 from lit_edit.errors import EditError
 from lit_edit.metrics.zsre import TokenRow, legacy_margins, legacy_neighbourhood_rows, legacy_rows, token_accuracy
 from lit_edit.scoring import Scorer
-from lit_edit.verify import counterfact, family, measures, memit
+from lit_edit.verify import counterfact, measures, memit, sequence
 from lit_edit.verify.recording import Check, Recording
 from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance
 
@@ -82,7 +82,7 @@ def _write(recording: Recording, state: str) -> str:
         return "weights of this state are not covered" if named is None else "needs MEMIT.safetensors, not recorded here"
     editor, _ = method.editor()
     writes = int(named[1]) * len(method.layers)
-    made = list(islice(family.solved(method, editor), writes))
+    made = list(islice(sequence.solved(method, editor), writes))
     if len(made) < writes:
         return f"keys and residuals of fewer than {named[1]} batches are recorded"
     for _, layer, _, weight in made:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lit_edit.editors.lyaplock import LyapLock
 from lit_edit.errors import EditError
-from lit_edit.verify import family, moments
+from lit_edit.verify import family, moments, sequence, walk
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
 
 
@@ -39,9 +40,7 @@ class Watched(LyapLock):
         self.tell(batch, layer, {**state, "D": float(account.drift)})
 
 
-def method(
-    recording: Recording, tell: Callable[[int, int, dict[str, float]], None] = lambda *state: None
-) -> family.Method | None:
+def method(recording: Recording, tell: Callable[[int, int, dict[str, float]], None] = lambda *state: None) -> Method | None:
     """The recorded sequence, ``None`` where there is none.
 
     Args:
@@ -53,7 +52,7 @@ def method(
         lyap = {name: recording.want(f"info/LyapLock/lyap/{name}", float) for name in ("V", "alpha", "b")}
         return Watched(tell, lam=said["mom2_update_weight"], alpha=lyap["alpha"], v=lyap["V"], b=lyap["b"])
 
-    return family.Method.of(recording, "LyapLock", make)
+    return Method.of(recording, "LyapLock", make)
 
 
 def run(recording: Recording) -> list[Row]:
@@ -78,19 +77,19 @@ def run(recording: Recording) -> list[Row]:
     family.residuals(plain, tally)
     family.closed_form(solved, tally, "[recorded K, R, C]", "delta")
     _tight(plain, tally, budget)
-    family.read(plain, tally, limit)
-    family.replay(replayed, tally, limit)
+    walk.read(plain, tally, limit)
+    walk.replay(replayed, tally, limit)
     return tally.rows()
 
 
-def _tight(method: family.Method, tally: Tally, budget: Tolerance) -> None:
+def _tight(method: Method, tally: Tally, budget: Tolerance) -> None:
     """What the reference's rounding does not limit: changes of later batches, and weights as the usual inputs see them."""
     editor, exact = method.editor()
     means, _ = moments.recorded(method.recording, method.layers)
     rec, file = method.recording, method.file
     closed = Tolerance(CLOSED_FORM, "closed form") if exact else Tolerance(THROUGH_MODEL, "second moments collected anew")
     later = max(budget, closed, key=lambda allowed: allowed.value)
-    for batch, layer, delta, weight in family.solved(method, editor):
+    for batch, layer, delta, weight in sequence.solved(method, editor):
         at, original = f"batch{batch}/layer{layer}", rec.original[layer]
         if batch > 0:
             tally.tensor(file, f"{at}/delta", "delta, later batches [recorded K, R, C]", delta.dense(), later)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from lit_edit.editors import MEMIT
 from lit_edit.verify import family
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import Row
 
 
-def method(recording: Recording) -> family.Method | None:
+def method(recording: Recording) -> Method | None:
     """The recorded sequence, ``None`` where there is none."""
-    return family.Method.of(recording, "MEMIT", lambda said: MEMIT(lam=said["mom2_update_weight"]))
+    return Method.of(recording, "MEMIT", lambda said: MEMIT(lam=said["mom2_update_weight"]))
 
 
 def run(recording: Recording) -> list[Row]:

@@ -8,8 +8,9 @@ from torch import Tensor
 from lit_edit.editors import MEMIT
 from lit_edit.inverses import Inverse
 from lit_edit.second_moment import SecondMoment
-from lit_edit.verify import family
+from lit_edit.verify import family, walk
 from lit_edit.verify.recording import Check, Recording, TensorFile
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
 
 
@@ -52,18 +53,16 @@ class StoredCache(MEMIT):
         self.batch[layer] += 1
 
 
-def exact(recording: Recording) -> family.Method | None:
+def exact(recording: Recording) -> Method | None:
     """The recorded sequence with the library's exact history, ``None`` where there is none."""
-    return family.Method.of(recording, "MEMIT_seq", lambda said: MEMIT(lam=said["mom2_update_weight"], history=True))
+    return Method.of(recording, "MEMIT_seq", lambda said: MEMIT(lam=said["mom2_update_weight"], history=True))
 
 
-def stored(recording: Recording) -> family.Method | None:
+def stored(recording: Recording) -> Method | None:
     """The recorded sequence with history stored as the reference stores it, ``None`` where there is none."""
     file = recording.tensors("MEMIT_seq")
     return (
-        None
-        if file is None
-        else family.Method.of(recording, "MEMIT_seq", lambda said: StoredCache(said["mom2_update_weight"], file))
+        None if file is None else Method.of(recording, "MEMIT_seq", lambda said: StoredCache(said["mom2_update_weight"], file))
     )
 
 
@@ -82,13 +81,13 @@ def run(recording: Recording) -> list[Row]:
     family.closed_form(ours, tally, "[recorded K, R, C; exact history]", "delta")
     caches(ours, tally)
     family.closed_form(theirs, tally, "[recorded K, R, C; float32 cache]", "delta_given_recorded_float32_cache")
-    family.read(theirs, tally)
+    walk.read(theirs, tally)
     limit = tolerance(recording, "MEMIT_seq", "delta", THROUGH_MODEL)
-    family.replay(ours, tally, limit if limit.value > THROUGH_MODEL else Tolerance(THROUGH_MODEL, "float32 model"))
+    walk.replay(ours, tally, limit if limit.value > THROUGH_MODEL else Tolerance(THROUGH_MODEL, "float32 model"))
     return tally.rows()
 
 
-def caches(method: family.Method, tally: Tally) -> None:
+def caches(method: Method, tally: Tally) -> None:
     """Recorded caches, where there are any, against the exact sum of recorded keys."""
     allowed = tolerance(method.recording, method.name, "cache_c", CLOSED_FORM)
     for layer in method.layers:

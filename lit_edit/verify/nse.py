@@ -17,14 +17,15 @@ from lit_edit.delta import Delta
 from lit_edit.editors import LocateThenEdit
 from lit_edit.editors.nse import NSE, Block
 from lit_edit.inverses import FactoredInverse, Inverse
-from lit_edit.prompts import EditRows, Encoder
-from lit_edit.prompts import Row as Tokens
+from lit_edit.prompts import EditRows
 from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
-from lit_edit.targets import Targets, optimise
-from lit_edit.verify import family
+from lit_edit.targets import Targets
+from lit_edit.verify.blank import without_blank
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
+from lit_edit.verify.trajectory import trajectory
 from lit_edit.verify.watched import Watched
 from lit_edit.workbench import Workbench
 
@@ -66,9 +67,9 @@ def options(said: dict[str, Any]) -> dict[str, Any]:
     return {**same, "lam": said["mom2_update_weight"], "passes": said["max_iterations"] - 1}
 
 
-def method(recording: Recording, editor: Callable[..., NSE] = NSE) -> family.Method | None:
+def method(recording: Recording, editor: Callable[..., NSE] = NSE) -> Method | None:
     """The recorded sequence, ``None`` where there is none."""
-    return family.Method.of(recording, _NAME, lambda said: editor(**options(said)))
+    return Method.of(recording, _NAME, lambda said: editor(**options(said)))
 
 
 def run(recording: Recording) -> list[Row]:
@@ -92,13 +93,13 @@ def run(recording: Recording) -> list[Row]:
     return tally.rows()
 
 
-def active(method: family.Method, batch: int, index: int) -> list[int] | None:
+def active(method: Method, batch: int, index: int) -> list[int] | None:
     """The requests that took part in a pass as ``meta.json`` tells them, ``None`` where it says nothing of the batch."""
     told = method.recording.meta.get("info", {}).get(_NAME, {}).get("active_requests_per_pass", {}).get(str(batch))
     return None if told is None else [] if index >= len(told) else list(told[index])
 
 
-def solved(method: family.Method, editor: LocateThenEdit) -> Iterator[tuple[int, int, int, Tensor, Delta]]:
+def solved(method: Method, editor: LocateThenEdit) -> Iterator[tuple[int, int, int, Tensor, Delta]]:
     """``(batch, pass, layer, keys, delta)`` of the closed form on recorded keys and residuals; ends where they end."""
     o, i = method.recording.anatomy.d_model, method.recording.anatomy.d_inner
     for batch in method.batches:
@@ -117,7 +118,7 @@ def solved(method: family.Method, editor: LocateThenEdit) -> Iterator[tuple[int,
             editor.remember(layer, every.T, method.recording.original[layer])
 
 
-def residuals(method: family.Method, tally: Tally) -> None:
+def residuals(method: Method, tally: Tally) -> None:
     """Recorded residuals against recorded targets and values of the active requests: ``(z - z_cur) / layers left``."""
     for name, match in method.file.names(r"batch(\d+)/pass(\d+)/layer(\d+)/z_cur"):
         batch, index, layer = (int(part) for part in match.groups())
@@ -131,7 +132,7 @@ def residuals(method: family.Method, tally: Tally) -> None:
 
 
 @torch.no_grad()
-def closed_form(method: family.Method, tally: Tally, history: str, later: Tolerance) -> None:
+def closed_form(method: Method, tally: Tally, history: str, later: Tolerance) -> None:
     """Deltas, their norms and the weights they lead to, recomputed from recorded keys, residuals and second moments.
 
     Args:
@@ -231,7 +232,7 @@ class Compared(NSE):
         super().remember(layer, keys, weight)
 
 
-def passes(method: family.Method, tally: Tally, stored: family.Method | None, label: str, later: Tolerance) -> None:
+def passes(method: Method, tally: Tally, stored: Method | None, label: str, later: Tolerance) -> None:
     """The editor's own passes through the model, from the original weights.
 
     Args:
@@ -266,36 +267,11 @@ def passes(method: family.Method, tally: Tally, stored: family.Method | None, la
         aimed = editor.aim(bench, rows)
         for request in range(len(rows)):
             at = f"batch{batch}/req{request}"
-            family.trajectory(tally, method.file, at, label, *bench.trajectory(request), lambda key: _MODEL)
+            trajectory(tally, method.file, at, label, *bench.trajectory(request), lambda key: _MODEL)
         editor.change(bench, rows, aimed)
         bench.commit()
     recording.restore()
     tally.add(f"passes with other active requests {label}", float(editor.wrong), _EXACT)
-
-
-def without_blank(method: family.Method, tally: Tally) -> None:
-    """Targets with answers tokenised as the released precomputation does: without the blank in front."""
-    recording = method.recording
-    for name, match in method.file.names(r"batch(\d+)/z_as_released_without_leading_space"):
-        rows = [glued(recording.encoder, row, recording.contexts) for row in recording.batches[int(match[1])]]
-        recording.restore()
-        found = optimise(recording.anatomy, rows, method.layers[-1], method.options, recording.encoder.pad)
-        tally.tensor(method.file, name, "z, answers without a blank [original weights]", found.values_ND, _MODEL)
-
-
-def glued(encoder: Encoder, row: EditRows, contexts: Sequence[str]) -> EditRows:
-    """The rows of a request whose answer follows the prompt without a blank."""
-    request, subject = row.request, row.request.subject.strip()
-    before, after = request.prompt.split("{}")
-    ids, spans = encoder.encode(request.target_new.strip())
-    answer = [token for token, (start, end) in zip(ids, spans, strict=True) if end > start]  # without a BOS
-    rewriting = []
-    for context in ("{}", *contexts):
-        head, tail = context.split("{}")
-        ids, spans = encoder.encode(f"{head}{before}{subject}{after}{tail}{encoder.tokenizer.decode(answer[:-1])}")
-        at = encoder.subject_index(spans, len(head) + len(before) + len(subject))
-        rewriting.append(Tokens(tuple(ids), at, tuple(zip(range(len(ids) - len(answer), len(ids)), answer, strict=True))))
-    return EditRows(tuple(rewriting), row.kl, request)
 
 
 CHECK = Check(_NAME, (f"{_NAME}.safetensors",), run)

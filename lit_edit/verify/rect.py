@@ -16,8 +16,9 @@ from lit_edit.editors import MEMIT
 from lit_edit.guards import RECT
 from lit_edit.inverses import SpectralInverse
 from lit_edit.solver import solve
-from lit_edit.verify import family, moments
+from lit_edit.verify import family, moments, walk
 from lit_edit.verify.recording import Check, Recording, TensorFile
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
 
 _EXACT = Tolerance(0.0, "exact")
@@ -164,11 +165,11 @@ def on_memit(recording: Recording) -> list[Row]:
         weights[layer] += guard(layer, delta, weights[layer]).dense().float()
         tally.tensor(file, f"{at}/W_after", "W_after [recorded K, R, C]", weights[layer], written)
         tally.tensor(file, f"{at}/W_after_fro", "W_after_fro [recorded K, R, C]", weights[layer].double().norm(), written)
-    found = family.Method.of(recording, name, lambda said: MEMIT(lam=said["mom2_update_weight"]), guards=lambda: [guard])
+    found = Method.of(recording, name, lambda said: MEMIT(lam=said["mom2_update_weight"]), guards=lambda: [guard])
     assert found is not None
     family.residuals(found, tally)
-    family.read(found, tally)
-    family.replay(found, tally)
+    walk.read(found, tally)
+    walk.replay(found, tally)
     return tally.rows()
 
 

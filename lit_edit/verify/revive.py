@@ -12,11 +12,12 @@ from torch import Tensor
 from lit_edit.delta import Delta
 from lit_edit.guards import REVIVE
 from lit_edit.spectrum import Spectrum, decompose, energy_rank
-from lit_edit.verify import alphaedit, emmet, encore, family, memit, memit_seq
+from lit_edit.verify import alphaedit, emmet, encore, memit, memit_seq, sequence
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance, tolerance
 
-METHODS: Mapping[str, Callable[[Recording], family.Method | None]] = {
+METHODS: Mapping[str, Callable[[Recording], Method | None]] = {
     "MEMIT": memit.method,
     "MEMIT_seq": memit_seq.stored,
     "AlphaEdit": alphaedit.rounded,
@@ -54,7 +55,7 @@ class Deltas:
         if method not in self._solved:
             found = METHODS[method](self.recording)
             assert found is not None
-            deltas = family.solved(found, found.editor()[0])
+            deltas = sequence.solved(found, found.editor()[0])
             self._solved[method] = {(b, at): delta.dense() for b, at, delta, _ in deltas}
         found_delta = self._solved[method].get((batch, layer))
         allowed = tolerance(self.recording, method, "delta", CLOSED_FORM)

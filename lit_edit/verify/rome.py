@@ -16,9 +16,11 @@ from lit_edit.errors import EditError
 from lit_edit.keys import KeyPass
 from lit_edit.prompts import EditRows
 from lit_edit.targets import Step, optimise
-from lit_edit.verify import family, moments
+from lit_edit.verify import moments
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
+from lit_edit.verify.trajectory import trajectory
 
 _CLOSED = Tolerance(CLOSED_FORM, "closed form")
 _MODEL = Tolerance(THROUGH_MODEL, "float32 model")
@@ -29,14 +31,14 @@ and a step with it. Which request that meets is chance, and a few percent of its
 Weights = Literal["recorded", "recorded u", "own"]
 
 
-def method(recording: Recording, name: str) -> family.Method | None:
+def method(recording: Recording, name: str) -> Method | None:
     """A recorded sequence (``ROME`` or ``RROME``), ``None`` where there is none."""
 
     def make(said: dict[str, Any]) -> ROME:
         averaged = said.get("enable_random_prefix_keys", False) and not said.get("original_implementation", False)
         return ROME(said["mom2_adjustment"], averaged, said.get("enable_prompt_keys", False))
 
-    return family.Method.of(recording, name, make)
+    return Method.of(recording, name, make)
 
 
 def requests(recording: Recording) -> list[EditRows]:
@@ -86,7 +88,7 @@ class _Replay:
         EditError: if several layers were edited.
     """
 
-    def __init__(self, method: family.Method, tally: Tally) -> None:
+    def __init__(self, method: Method, tally: Tally) -> None:
         self.method, self.tally = method, tally
         self.recording, self.file = method.recording, method.file
         if len(method.layers) != 1:
@@ -184,7 +186,7 @@ class _Replay:
         found = optimise(anatomy, [row], self.layer, self.method.options, pad, see, origin_ND=origin_ND)
         if label:
             deltas, losses = (torch.stack(part) for part in zip(*steps, strict=True))
-            family.trajectory(self.tally, self.file, at, label, deltas, losses, lambda key: _MODEL)
+            trajectory(self.tally, self.file, at, label, deltas, losses, lambda key: _MODEL)
         return found.values_ND
 
     def _compare(self, name: str, quantity: str, ours: Tensor, allowed: Tolerance) -> None:

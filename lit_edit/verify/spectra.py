@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_edit.spectrum import Spectrum, decompose, energy_rank, subspace_similarity, vector_similarity
-from lit_edit.verify import family
+from lit_edit.verify import sequence
 from lit_edit.verify.recording import Check, Recording
 from lit_edit.verify.revive import METHODS
 from lit_edit.verify.table import CLOSED_FORM, Row, Tally, Tolerance
@@ -69,7 +69,7 @@ def _trajectory(tally: Tally, recording: Recording, name: str, said: Mapping[str
         tally.note(f"trajectory of {name}", "not yet covered" if name not in METHODS else "no tensors recorded")
         return
     weights = {(layer, -1): recording.original[layer] for layer in method.layers}
-    for batch, layer, _, weight in family.solved(method, method.editor()[0]):
+    for batch, layer, _, weight in sequence.solved(method, method.editor()[0]):
         weights[layer, batch] = weight.clone()
     first = {layer: decompose(recording.original[layer]) for layer in method.layers}
     for key, value in said.items():

@@ -7,8 +7,9 @@ import torch
 from lit_edit.decoder import is_transposed
 from lit_edit.delta import Delta
 from lit_edit.guards import SPHERE
-from lit_edit.verify import alphaedit, family
+from lit_edit.verify import alphaedit, family, sequence, walk
 from lit_edit.verify.recording import Check, Recording
+from lit_edit.verify.sequence import Method
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance, tolerance
 
 
@@ -19,7 +20,7 @@ def guard(recording: Recording) -> SPHERE:
     return SPHERE(eta=said["beta_hse"], alpha=said["alpha"], side="output" if transposed else "input")
 
 
-def method(recording: Recording) -> family.Method | None:
+def method(recording: Recording) -> Method | None:
     """The recorded sequence, AlphaEdit under the guard; ``None`` where there is none."""
     return alphaedit.rounded(recording, "SPHERE", guards=lambda: [guard(recording)])
 
@@ -43,7 +44,7 @@ def run(recording: Recording) -> list[Row]:
     stored = alphaedit.projectors(recording, found.layers, recording.options("SPHERE")["nullspace_threshold"])
     ranks = recording.meta.get("info", {}).get("SPHERE", {}).get("r", {})
     weights = {layer: recording.original[layer] for layer in found.layers}
-    for batch, layer, delta, after_batch in family.solved(found, editor):
+    for batch, layer, delta, after_batch in sequence.solved(found, editor):
         at, weight = f"batch{batch}/layer{layer}", weights[layer]
         solved = tight if layer in stored else loose
         label = "[recorded K, R, C, P]" if layer in stored else "[recorded K, R, C; float32 projector]"
@@ -64,8 +65,8 @@ def run(recording: Recording) -> list[Row]:
         tally.tensor(file, f"{at}/W_after", f"W_after {label}", weights[layer], solved)
         tally.tensor(file, f"{at}/W_after_fro", f"W_after_fro {label}", weights[layer].double().norm(), solved)
     family.residuals(found, tally)
-    family.read(found, tally)
-    family.replay(found, tally)
+    walk.read(found, tally)
+    walk.replay(found, tally)
     return tally.rows()
 
 

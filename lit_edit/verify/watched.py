@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_edit.prompts import EditRows
 from lit_edit.targets import Step, Targets, optimise
-from lit_edit.verify.family import Method
+from lit_edit.verify.sequence import Method
 from lit_edit.workbench import Workbench
 
 

@@ -1,17 +1,18 @@
-"""Generated answers along a stream: who is asked, how answers are judged, and that no line is lost or doubled."""
+"""Generated answers along a stream: who is asked, how answers are judged, and that nothing is changed by it."""
 
 import json
 import random
 
 import pytest
 import torch
+from generating import fit, lines
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from stream import editor, stream, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import save_tiny
 
-from lit_edit.callbacks import Generations, StreamCheckpoint
+from lit_edit.callbacks import Generations
 from lit_edit.callbacks.generations import rotate
 from lit_edit.data import EditStream
 from lit_edit.editors import MEMIT
@@ -26,42 +27,6 @@ from lit_edit.workbench import Rejected
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(save_tiny(tmp_path_factory.mktemp("gpt2"), "gpt2"))
-
-
-def saving(folder, every=1):
-    return StreamCheckpoint(
-        str(folder / "checkpoints"),
-        save_last=True,
-        every_n_train_steps=every,
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
-
-
-def fit(model, folder, watcher, ckpt=None, callbacks=(), count=8, module=None, every=1, data=None, **options):
-    folder.mkdir(exist_ok=True)
-    module = module or editor(model, folder.parent / "cache")
-    run = trainer(folder, [*callbacks, watcher, saving(folder, every)], enable_checkpointing=True, **options)
-    run.fit(module, datamodule=data or stream(folder, count), ckpt_path=ckpt)
-    return module
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "generations.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def last(folder):
-    return str(folder / "checkpoints" / "last.ckpt")
-
-
-class _Fail(Callback):
-    def __init__(self, hook, at):
-        setattr(self, hook, self._fail)
-        self.at = at
-
-    def _fail(self, trainer, *_):
-        if trainer.global_step == self.at:
-            raise RuntimeError("on purpose")
 
 
 # ------------------------------------------------------------------------------------------------ who is asked
@@ -199,66 +164,6 @@ def test_a_prompt_longer_than_the_model_is_left_out(model, tmp_path):
     watcher = Generations(1, text_tokens=8)
     fit(model, tmp_path / "run", watcher, data=EditStream(source=Source(), batch_size=2))
     assert [line["kind"] for line in lines(tmp_path / "run")] == ["efficacy", "paraphrase", "negation", "fluency"]
-
-
-# ------------------------------------------------------------------------------------------------ interruptions
-
-
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
-@pytest.mark.parametrize("at", [3, 4])
-def test_a_resumed_run_neither_loses_nor_doubles_lines(model, tmp_path, hook, at):
-    fit(model, tmp_path / "whole", Generations(2, items=2, tokens=3, text_tokens=12), count=12)
-    folder = tmp_path / "part"
-    with pytest.raises(RuntimeError, match="on purpose"):
-        fit(model, folder, Generations(2, items=2, tokens=3, text_tokens=12), callbacks=[_Fail(hook, at)], count=12)
-    fit(model, folder, Generations(2, items=2, tokens=3, text_tokens=12), last(folder), count=12)
-    assert lines(folder) == lines(tmp_path / "whole")
-
-
-def test_lines_behind_an_older_checkpoint_are_cut_off(model, tmp_path):
-    """As after a power cut: the file is ahead of the checkpoint and its last line is unfinished."""
-    fit(model, tmp_path / "whole", Generations(1, items=2, tokens=3), count=12)
-    folder = tmp_path / "part"
-    fit(model, folder, Generations(1, items=2, tokens=3), count=12, max_steps=2)
-    with (folder / "generations.jsonl").open("a") as file:
-        file.write('{"edits": 6, "said": "of a lost batch"}\n{"edi')
-    fit(model, folder, Generations(1, items=2, tokens=3), last(folder), count=12)
-    assert lines(folder) == lines(tmp_path / "whole")
-
-
-def test_an_interrupt_right_after_the_lines_were_written(model, tmp_path, monkeypatch):
-    fit(model, tmp_path / "whole", Generations(2, items=2, tokens=3))
-    folder, watcher = tmp_path / "part", Generations(2, items=2, tokens=3)
-    keep = watcher._keep
-
-    def halt(*arguments):
-        keep(*arguments)
-        watcher._lines = 0
-        raise RuntimeError("on purpose")
-
-    monkeypatch.setattr(watcher, "_keep", halt)
-    with pytest.raises(RuntimeError, match="on purpose"):
-        fit(model, folder, watcher)
-    assert lines(folder)
-    fit(model, folder, Generations(2, items=2, tokens=3), last(folder))
-    assert lines(folder) == lines(tmp_path / "whole")
-
-
-def test_a_file_that_was_taken_away_does_not_end_the_run(model, tmp_path):
-    folder = tmp_path / "run"
-    fit(model, folder, Generations(2, items=2, tokens=3), max_steps=2)
-    (folder / "generations.jsonl").unlink()
-    fit(model, folder, Generations(2, items=2, tokens=3), last(folder))
-    assert {line["edits"] for line in lines(folder)} == {8}
-
-
-def test_another_runs_lines_survive_a_run_that_is_refused(model, tmp_path):
-    folder = tmp_path / "run"
-    fit(model, folder, Generations(2, items=2, tokens=3))
-    before = lines(folder)
-    with pytest.raises(EditError, match="holds a run of 4 batches"):
-        fit(model, folder, Generations(2, items=2, tokens=3))
-    assert lines(folder) == before
 
 
 # ------------------------------------------------------------------------------------------------ no trace

@@ -13,7 +13,7 @@ from lit_edit.spectrum import decompose, energy_rank, triple_drift
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAGMENTS = sorted(path.stem for path in (ROOT / "configs" / "editors").glob("*.yaml") if path.stem != "mend")
-"""MEND needs a trained network first: tests/cli/test_mend.py."""
+"""MEND needs a trained network first: tests/cli/test_train_mend.py."""
 
 ONE_LAYER = ("rome", "rrome")
 SIZED = {

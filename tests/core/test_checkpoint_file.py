@@ -87,3 +87,15 @@ def test_what_is_no_plain_data_is_named_and_the_file_before_stays(written):
     with pytest.raises(TypeError, match=r"^checkpoint/hook is a function"):
         SafetensorsCheckpointIO().save_checkpoint({**CONTENT, "hook": json.dumps}, written)
     assert written.read_bytes() == before
+
+
+def test_plain_data_survives_the_checkpoint_format(tmp_path):
+    given = {"a": (1, [2.5, None, True]), "b": {3: "x", ("k", 1): torch.arange(3)}, "inf": float("inf"), "t": torch.tensor(2.0)}
+    io = SafetensorsCheckpointIO()
+    io.save_checkpoint(given, tmp_path / "x.ckpt")
+    found = io.load_checkpoint(tmp_path / "x.ckpt")
+    assert found["a"] == given["a"] and found["b"][3] == "x" and found["inf"] == float("inf")
+    assert torch.equal(found["b"][("k", 1)], torch.arange(3)) and float(found["t"]) == 2.0
+    with pytest.raises(TypeError, match="checkpoint/f"):
+        io.save_checkpoint({"f": print}, tmp_path / "y.ckpt")
+    assert not (tmp_path / "y.ckpt").exists()

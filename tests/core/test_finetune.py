@@ -1,29 +1,19 @@
 """Fine-tuning: Adam on the edited matrices alone, read at the right positions, inside its box, and nothing else moves."""
 
-import json
-
 import pytest
 import torch
+from tuning import FACTS, answer_losses, rows_first, rows_of
 
 from lit_edit.anatomy import Anatomy, is_transposed
-from lit_edit.data import EditStream
-from lit_edit.descent import DescentOptions, descend, mean_of_rows, mean_of_tokens
-from lit_edit.editors import MEMIT
+from lit_edit.descent import mean_of_rows, mean_of_tokens
 from lit_edit.editors.finetune import FT, FTL, FTM
 from lit_edit.errors import EditError
 from lit_edit.guards import REVIVE
-from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from lit_edit.targets import TargetOptions
 from lit_edit.workbench import Workbench
-from tests.stream import editor, facts, stream, trainer
-from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model
 
-FACTS = (
-    EditRequest("{} is", "Zürich", "old"),
-    EditRequest("The capital of {} is", "France", "Berlin"),
-    EditRequest("It is known that her mother tongue is", "", "Dutch and so on"),
-)
 LAYERS = (0, 2)
 
 
@@ -40,11 +30,6 @@ def bench_of(anatomy, guards=(), layers=LAYERS):
     return Workbench(anatomy, layers, guards, masters.__getitem__, masters.__getitem__, TargetOptions(), 0)
 
 
-def rows_of(made, facts=FACTS):
-    encoder = Encoder(tiny_tokenizer())
-    return [made.rows(encoder, fact, ("unused {}",)) for fact in facts]
-
-
 def write(made, anatomy, facts=FACTS, guards=(), layers=LAYERS):
     bench = bench_of(anatomy, guards, layers)
     made.change(bench, rows_of(made, facts), None)
@@ -54,16 +39,6 @@ def write(made, anatomy, facts=FACTS, guards=(), layers=LAYERS):
 
 def parameters(anatomy):
     return {name: value.clone() for name, value in anatomy.model.named_parameters()}
-
-
-def answer_losses(anatomy, facts=FACTS):
-    """Negative log-likelihood of every answer's tokens, one plain forward per fact."""
-    found = []
-    for row in rows_of(FT(), facts):
-        ids, labels = row.rewriting[0].ids, row.rewriting[0].labels
-        log_p = anatomy.model(torch.tensor([ids]), use_cache=False).logits[0].float().log_softmax(-1)
-        found.append(torch.stack([-log_p[column, token] for column, token in labels]))
-    return found
 
 
 # --------------------------------------------------------------------------------------------------------- the computation
@@ -98,10 +73,6 @@ def by_hand(anatomy, groups, average, steps, lr, facts=FACTS, enough=1e-2, epsil
         change = (weight - w0).detach()
         deltas[layer] = change.T if is_transposed(anatomy.down(layer)) else change
     return deltas, updates
-
-
-def rows_first(losses):
-    return torch.stack([loss.mean() for loss in losses]).mean()
 
 
 def all_tokens(losses):
@@ -172,48 +143,6 @@ def test_one_token_answers_are_the_same_either_way(anatomy):
     other = write(FT(steps=3, prompt_last=True), anatomy, facts)
     for layer in LAYERS:
         torch.testing.assert_close(ours.changes[layer], other.changes[layer], rtol=0, atol=1e-6)
-
-
-def test_training_ends_when_it_is_good_enough(anatomy):
-    name = anatomy.weight_name(0)
-    start = dict(anatomy.model.named_parameters())[name].detach()
-    rows = [row.rewriting[0] for row in rows_of(FT())]
-
-    def follow(**options):
-        losses = []
-        descend(
-            anatomy, {name: start}, rows, 0, DescentOptions(lr=1e-3, **options), on_epoch=lambda _, loss: losses.append(loss)
-        )
-        return losses
-
-    whole = follow(steps=8)
-    assert len(whole) == 8 and whole == sorted(whole, reverse=True)
-    assert follow(steps=8, enough=(whole[4] + whole[5]) / 2) == whole[:6]
-    with torch.no_grad():
-        mean = float(rows_first(answer_losses(anatomy)))
-    assert follow(steps=3, minibatch=2, enough=1e9) == pytest.approx([mean], rel=1e-5), "a mean over rows, not mini-batches"
-    done = descend(anatomy, {name: start}, rows, 0, DescentOptions(enough=1e9))
-    assert torch.equal(done[name], start), "a mini-batch that is good enough already is skipped"
-
-
-def test_a_mini_batch_that_is_good_enough_is_skipped_alone(anatomy):
-    name = anatomy.weight_name(0)
-    start = dict(anatomy.model.named_parameters())[name].detach()
-    with torch.no_grad():
-        losses = sorted((float(loss.mean()), i) for i, loss in enumerate(answer_losses(anatomy)))
-    rows = [rows_of(FT())[i].rewriting[0] for _, i in losses]  # the worst comes last: nothing moves before its turn
-    options = DescentOptions(steps=1, minibatch=1, enough=(losses[1][0] + losses[2][0]) / 2)
-    trained = descend(anatomy, {name: start}, rows, 0, options)[name]
-    assert not torch.equal(trained, start)
-    assert torch.equal(trained, descend(anatomy, {name: start}, rows[2:], 0, options)[name])
-
-
-def test_any_parameter_can_be_trained(anatomy):
-    name = next(name for name, value in anatomy.model.named_parameters() if value.dim() == 1 and "2." in name)
-    start = dict(anatomy.model.named_parameters())[name].detach().clone()
-    trained = descend(anatomy, {name: start}, [row.rewriting[0] for row in rows_of(FT())], 0, DescentOptions(steps=3))
-    assert list(trained) == [name] and not torch.equal(trained[name], start)
-    assert torch.equal(dict(anatomy.model.named_parameters())[name], start)
 
 
 # ----------------------------------------------------------------------------------------------------------------- the box
@@ -312,60 +241,3 @@ def test_a_bfloat16_model_is_trained_through_float32_leaves(family):
 def test_bad_values_are_refused(make, sentence):
     with pytest.raises(EditError, match=sentence):
         make()
-
-
-@pytest.mark.parametrize("made", [FT(steps=4), FTL(epsilon=1e-3, steps=4), FTM(steps=4)], ids=["FT", "FT-L", "FT-M"])
-def test_a_stream_is_edited(made, tmp_path):
-    save_tiny(tmp_path / "model", "llama")
-    module = editor(str(tmp_path / "model"), tmp_path / "cache", editor=made, guards=[])
-    trainer(tmp_path).fit(module, datamodule=stream(tmp_path, 4))
-    assert module.edits == 4 and not module.editor.state_dict()
-    for layer in module.layers:
-        assert not torch.equal(module.master(layer), module.original(layer))
-        assert torch.equal(module.anatomy.weight(layer), module.master(layer))
-
-
-# --------------------------------------------------------------------------------------------------------------- no subject
-
-
-def told(tmp_path, made, drop):
-    """A run over facts some of which name no subject: the module, its journal, and what it says afterwards."""
-    save_tiny(tmp_path / "model", "llama")
-    rows = facts(4)
-    for row in rows[drop]:
-        row["prompt"] = row["prompt"].replace("{}", row.pop("subject"))
-    path = tmp_path / "facts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    module = editor(str(tmp_path / "model"), tmp_path / "cache", editor=made, guards=[])
-    data = EditStream(path=str(path), batch_size=2)
-    run = trainer(tmp_path)
-    run.fit(module, datamodule=data)
-    said = [answer for batch in run.predict(module, datamodule=data) for answer in batch]
-    run.test(module, datamodule=data, verbose=False)
-    journal = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
-    return module, data, journal, said
-
-
-def test_facts_without_a_subject_are_written_scored_and_predicted(tmp_path):
-    module, data, journal, said = told(tmp_path, FT(lr=1e-2, steps=15), slice(None))
-    assert [request.subject for request in data.requests] == [""] * 4 and module.edits == 4
-    assert not any(batch["set_aside"] for batch in journal)
-    assert [answer["prompt"] for answer in said] == [request.text for request in data.requests]
-    assert all(answer["said"] is not None for answer in said)
-    scores = module.scorer.requests(data.requests)
-    names = [f"{metric}/success/teacher_forced" for metric in ("efficacy", "paraphrase")]
-    assert all(len(score.values[name]) == 1 for score in scores for name in names)
-
-
-@pytest.mark.parametrize("drop", [slice(1, None, 2), slice(None)], ids=["some", "all"])
-def test_an_editor_that_reads_at_the_subject_sets_facts_without_one_aside(tmp_path, drop):
-    module, _, journal, _ = told(tmp_path, MEMIT(lam=10.0), drop)
-    left = [row for batch in journal for row in batch["set_aside"]]
-    lacking = [str(i) for i in range(4)[drop]]
-    assert module.edits == 4 - len(lacking) and module.position == 4
-    assert [case for batch in journal for case in batch["cases"]] == [str(i) for i in range(4) if str(i) not in lacking]
-    assert [row["field"] for row in left] == ["subject"] * len(lacking)
-    assert all("reads its keys at the subject's last token" in row["reason"] for row in left)
-    assert not any(batch["rejected"] for batch in journal)
-    for layer in module.layers:
-        assert torch.equal(module.master(layer), module.original(layer)) == (len(lacking) == 4)

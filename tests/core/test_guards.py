@@ -1,223 +1,25 @@
-"""Guards besides REVIVE: each does what its formula says, on thin and on dense changes, and nothing else."""
+"""SPHERE, NormCap and RandomSubspace, and what all guards report: thin or dense, each does what its formula says, and nothing else."""
 
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from guarding import WEIGHT, D, M, close, dense, ready, thin
 
 from lit_edit import guards
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
 from lit_edit.guards import PRUNE, RECT, REVIVE, SPHERE, NormCap, RandomSubspace
 from lit_edit.guards.normcap import largest_step
-from lit_edit.guards.prune import leading, restrain, restraining
 from lit_edit.guards.sphere import soft_directions
 from lit_edit.spectrum import decompose, energy_rank
 from tests.tiny import normal
-
-M, D = 10, 24
-WEIGHT = normal(M, D)
-SIGMA_MAX = float(torch.linalg.svdvals(WEIGHT)[0])
-RESTRAINTS = ["log", "log2", "log1_5", "log1_2", "linear"]
-
-
-def thin(seed, rank=4, scale=1.0):
-    return Delta.low_rank(scale * normal(M, rank, seed=seed), normal(rank, D, seed=seed + 1000))
-
-
-def dense(seed, scale=1.0):
-    return Delta.from_dense(thin(seed, scale=scale).dense())
-
-
-def ready(guard, weight=WEIGHT, spectrum=None):
-    guard.prepare(0, weight, spectrum)
-    return guard
-
-
-def close(a, b, atol=1e-11):
-    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 def tall(matrix):
     """The same test on a weight with more rows than columns."""
     return matrix.T.contiguous()
-
-
-# ----------------------------------------------------------------------------------------------------------------- PRUNE
-
-
-@pytest.mark.parametrize("restraint", RESTRAINTS)
-def test_restraint_is_the_identity_below_continuous_at_and_increasing_above_sigma_max(restraint):
-    below = torch.linspace(0, 2.999, 50, dtype=torch.float64)
-    assert torch.equal(restrain(below, 3.0, restraint), below)
-    at = torch.tensor([3.0, 3.0 + 1e-9], dtype=torch.float64)
-    close(restrain(at, 3.0, restraint), torch.full((2,), 3.0, dtype=torch.float64), 1e-8)
-    above = torch.linspace(3, 300, 200, dtype=torch.float64)
-    mapped = restrain(above, 3.0, restraint)
-    assert bool((mapped.diff() > 0).all())
-    slope = {"log": 1 / 3, "log2": 1 / (3 * 0.6931471805599453), "linear": 0.5}.get(restraint)
-    if slope is not None:
-        assert float((mapped[1] - 3.0) / (above[1] - 3.0)) == pytest.approx(slope, rel=0.5)
-
-
-def test_restraint_has_the_published_values():
-    sigma = torch.tensor([8.0], dtype=torch.float64)
-    assert float(restrain(sigma, 2.0, "log2")) == pytest.approx(4.0)  # log2(8) - log2(2) + 2
-    assert float(restrain(sigma, 2.0, "linear")) == pytest.approx(5.0)
-    assert float(restrain(sigma, 2.0, "log")) == pytest.approx(3.3862943611198906)
-    assert float(restrain(sigma, 2.0, "log1_2")) == pytest.approx(2 + 1.3862943611198906 / 0.1823215567939546)
-
-
-@pytest.mark.parametrize("rank", [1, 4, 13])
-def test_factored_and_dense_triples_agree(rank):
-    change = thin(1, rank=rank)
-    for turned in (change, Delta.low_rank(change.right.T, change.left.T)):
-        u, s, v = leading(turned, lambda sigma: min(rank, 3))
-        du, ds, dv = leading(Delta.from_dense(turned.dense()), lambda sigma: min(rank, 3))
-        exact = torch.linalg.svdvals(turned.dense())[: len(s)]
-        close(s, exact)
-        close(ds, exact)
-        close((u * s) @ v.T, (du * ds) @ dv.T)
-        close(dv.T @ dv, torch.eye(len(s), dtype=torch.float64))
-
-
-def test_dense_triples_reach_down_to_their_noise():
-    basis = torch.linalg.qr(normal(M, 3)).Q, torch.linalg.qr(normal(D, 3)).Q
-    sizes = torch.tensor([1.0, 1e-5, 1e-9], dtype=torch.float64)
-    u, s, v = leading(Delta.from_dense((basis[0] * sizes) @ basis[1].T), len)
-    torch.testing.assert_close(s, sizes[:2], rtol=1e-4, atol=0)
-    close((u.T @ basis[0][:, :2]).abs(), torch.eye(2, dtype=torch.float64), 1e-4)
-    close(v.T @ v, torch.eye(2, dtype=torch.float64), 1e-4)
-
-
-@pytest.mark.parametrize("restraint", RESTRAINTS)
-def test_factored_and_dense_restraints_agree_with_the_formula(restraint):
-    change = thin(2, scale=0.8)
-    u, s, vt = torch.linalg.svd(change.dense(), full_matrices=False)
-    wanted = (u * restrain(s, SIGMA_MAX, restraint)) @ vt - change.dense()
-    above = int((s >= SIGMA_MAX).sum())
-    assert 0 < above < int((s > 1e-9).sum())
-    for form in (change, Delta.from_dense(change.dense())):
-        correction = restraining(form, SIGMA_MAX, restraint)
-        close(correction.dense(), wanted)
-        assert correction.factors[0].shape[1] == above
-
-
-def test_prune_view_edits_freely_and_shows_the_restrained_weight():
-    guard, delta = ready(PRUNE("log", "view")), thin(3, scale=0.8)
-    assert guard(0, delta, WEIGHT) is delta
-    edited = WEIGHT + delta.dense()
-    u, s, vt = torch.linalg.svd(edited - WEIGHT, full_matrices=False)
-    close(guard.view(0, edited), WEIGHT + (u * restrain(s, SIGMA_MAX, "log")) @ vt, 1e-10)
-    assert guard.view(0, edited.float()).dtype == torch.float32
-    small = WEIGHT + 0.01 * thin(4).dense()
-    assert torch.equal(guard.view(0, small), small)
-
-
-@pytest.mark.parametrize("form", [thin, dense])
-def test_prune_persistent_writes_what_view_shows(form):
-    view, persistent = ready(PRUNE("log2", "view")), ready(PRUNE("log2", "persistent"))
-    delta = form(5, scale=0.8)
-    written = persistent(0, delta, WEIGHT)
-    assert written.is_low_rank == delta.is_low_rank
-    close(WEIGHT + written.dense(), view.view(0, WEIGHT + delta.dense()), 1e-10)
-    edited = WEIGHT + written.dense()
-    assert torch.equal(persistent.view(0, edited), edited)
-    # The second change is restrained together with the first one.
-    more = persistent(0, form(6, scale=2.0), edited)
-    close(edited + more.dense(), view.view(0, edited + form(6, scale=2.0).dense()), 1e-10)
-
-
-def test_prune_persistent_bounds_what_grows_without_it():
-    free, held, guard = WEIGHT, WEIGHT, ready(PRUNE("log", "persistent"))
-    for step in range(100):
-        free = free + thin(step).dense()
-        held = held + guard(0, thin(step), held).dense()
-    largest = [float(torch.linalg.matrix_norm(weight - WEIGHT, 2)) for weight in (free, held)]
-    assert largest[0] > 10 * SIGMA_MAX
-    assert largest[1] < 2 * SIGMA_MAX
-
-
-def test_prune_leaves_small_and_broken_changes_alone():
-    guard = ready(PRUNE("log", "persistent"))
-    for delta in (thin(7, scale=0.01), Delta.from_dense(torch.full((M, D), float("nan"), dtype=torch.float64))):
-        assert guard(0, delta, WEIGHT) is delta
-
-
-def test_prune_takes_a_spectrum_that_is_there():
-    spectrum = decompose(2 * WEIGHT)  # not this weight's, to see that it is used
-    guard, delta = ready(PRUNE("log", "persistent"), spectrum=spectrum), thin(8, scale=2.0)
-    close(guard(0, delta, WEIGHT).dense() - delta.dense(), restraining(delta, 2 * SIGMA_MAX, "log").dense())
-
-
-# ------------------------------------------------------------------------------------------------------------------ RECT
-
-
-@pytest.mark.parametrize("keep", [0.05, 0.2, 0.4, 0.9])
-@pytest.mark.parametrize("form", [thin, dense])
-def test_rect_keeps_the_relatively_largest_entries_and_how_many(keep, form):
-    delta = form(10)
-    cut = RECT(keep)(0, delta, WEIGHT)
-    assert not cut.is_low_rank
-    size = (delta.dense() / WEIGHT).abs().flatten()
-    kept = M * D - int(round((1 - keep) * M * D, 6) // 1)
-    wanted = torch.zeros(M * D, dtype=torch.bool)
-    wanted[size.argsort(descending=True)[:kept]] = True
-    assert torch.equal(cut.dense(), delta.dense() * wanted.view(M, D))
-
-
-def test_rect_threshold_keeps_one_entry_more():
-    size = (dense(11).dense() / (WEIGHT + 1e-8)).abs()
-    guard = RECT(0.4, defer=True, epsilon=1e-8, rule="threshold")
-    assert guard.deferred and not RECT().deferred
-    limit = size.flatten().kthvalue(int(0.6 * M * D)).values
-    assert torch.equal(guard.kept(dense(11).dense(), WEIGHT), size >= limit)
-    assert (
-        int(guard.kept(dense(11).dense(), WEIGHT).sum())
-        == int(RECT(0.4, epsilon=1e-8).kept(dense(11).dense(), WEIGHT).sum()) + 1
-    )
-
-
-def test_rect_again_keeps_what_it_has_kept():
-    once = RECT(0.2)(0, thin(12), WEIGHT)
-    again = RECT(0.2)(0, once, WEIGHT)
-    assert torch.equal(again.dense(), once.dense())  # the zeroed entries are the smallest now
-    assert float(RECT(0.1)(0, once, WEIGHT).norm()) < float(once.norm())
-
-
-def test_rect_zero_weights_are_kept_and_nothing_becomes_nan():
-    weight = WEIGHT.clone()
-    weight[0, :5] = 0
-    delta = dense(13).dense()
-    delta[0, 0] = 0  # nothing over nothing
-    delta[0, 1] = 1e-200
-    for epsilon in (0.0, 1e-8):
-        cut = RECT(0.2, epsilon=epsilon)(0, Delta.from_dense(delta), weight).dense()
-        assert bool(torch.isfinite(cut).all())
-        assert torch.equal(cut[0, 2:5], delta[0, 2:5])
-    assert RECT(0.2)(0, Delta.from_dense(delta), weight).dense()[0, 1] == 1e-200
-    assert bool(RECT(0.2).kept(delta, weight)[0, :5].all())  # nothing over nothing takes one of the places, as when sorted
-
-
-def test_rect_ties_go_by_index_or_stay_together():
-    delta, weight = torch.ones(2, 5, dtype=torch.float64), torch.ones(2, 5, dtype=torch.float64)
-    delta[0, 0] = 9
-    mask = RECT(0.3).kept(delta, weight).flatten().tolist()
-    assert mask == [True] + 7 * [False] + 2 * [True]
-    assert bool(RECT(0.3, rule="threshold").kept(delta, weight).all())
-
-
-def test_rect_keep_is_a_decimal():
-    assert int(RECT(0.9).kept(normal(1, 10), normal(1, 10, seed=1)).sum()) == 9  # 1 - 0.9 is below 0.1 in binary
-    assert bool(RECT(0.99).kept(normal(1, 10), normal(1, 10, seed=1)).all())
-
-
-def test_rect_epsilon_is_added_to_the_signed_weight():
-    weight, delta = torch.full((1, 4), -1e-8, dtype=torch.float64), torch.full((1, 4), 1e-12, dtype=torch.float64)
-    weight[0, 0], delta[0, 0] = 1.0, 10.0
-    assert RECT(0.25).kept(delta, weight)[0, 0]
-    assert not RECT(0.25, epsilon=1e-8).kept(delta, weight)[0, 0]  # the others divide by zero now
 
 
 # ---------------------------------------------------------------------------------------------------------------- SPHERE

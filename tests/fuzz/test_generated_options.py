@@ -12,7 +12,8 @@ from exploring import explore, sizes, told
 from hypothesis import strategies as st
 
 from lit_edit.__main__ import main
-from lit_edit.cli import EditCLI, command
+from lit_edit.cli import EditCLI
+from lit_edit.command import command
 from lit_edit.errors import EditError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from documents import ODD, as_yaml
 from exploring import explore, sizes, told
 from hypothesis import strategies as st
 
-from lit_edit.cli import command
+from lit_edit.command import command
 from lit_edit.errors import EditError
 from lit_edit.metrics.references import References
 from lit_edit.probes import MMLU, MRPC, NLI, RTE, SST2, CoLA, Entailment, OpenDomainQA, Perplexity, Reasoning, Summarisation

@@ -161,18 +161,6 @@ def test_damage_to_any_part_of_a_checkpoint_is_noticed(model, tmp_path):
     SafetensorsCheckpointIO().load_checkpoint(path)
 
 
-def test_plain_data_survives_the_checkpoint_format(tmp_path):
-    given = {"a": (1, [2.5, None, True]), "b": {3: "x", ("k", 1): torch.arange(3)}, "inf": float("inf"), "t": torch.tensor(2.0)}
-    io = SafetensorsCheckpointIO()
-    io.save_checkpoint(given, tmp_path / "x.ckpt")
-    found = io.load_checkpoint(tmp_path / "x.ckpt")
-    assert found["a"] == given["a"] and found["b"][3] == "x" and found["inf"] == float("inf")
-    assert torch.equal(found["b"][("k", 1)], torch.arange(3)) and float(found["t"]) == 2.0
-    with pytest.raises(TypeError, match="checkpoint/f"):
-        io.save_checkpoint({"f": print}, tmp_path / "y.ckpt")
-    assert not (tmp_path / "y.ckpt").exists()
-
-
 @pytest.mark.parametrize("idle", [False, True])
 def test_a_finished_stream_that_has_grown_goes_on(model, tmp_path, idle):
     def over(count, folder, ckpt=None):

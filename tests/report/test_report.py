@@ -3,10 +3,10 @@
 import json
 import shlex
 import shutil
-from html.parser import HTMLParser
 
 import pytest
 import yaml
+from browser import Page, check_page
 from lightning.pytorch.loggers import CSVLogger
 from stream import editor, stream, trainer
 from tiny import save_tiny
@@ -15,58 +15,13 @@ from lit_edit.__main__ import main as command
 from lit_edit.callbacks import Generations, RetentionScores
 from lit_edit.errors import EditError
 from lit_edit.report.account import counts
-from lit_edit.report.charts import Series, line_chart, thin
 from lit_edit.report.cli import main
-from lit_edit.report.heat import heat_map
 from lit_edit.report.markup import node, write
 from lit_edit.report.results import EDITS, PROBES, measured, verdict
 from lit_edit.report.run import Run
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 SAID = {"edits": 2, "case_id": 1, "kind": "efficacy", "prompt": "p", "said": "s", "wanted": "w"}
 EVIL = "<script>alert('x')</script>\"&amp;<img src=x onerror=1>"
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements, attributes and text; unbalanced tags are collected."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open, self.wrong, self.tags, self.attributes, self.text, self.ids = [], [], [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        self.ids += [value for name, value in attributes if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
-
-
-def check_page(text: str) -> Page:
-    page = Page(text)
-    assert not page.wrong and not page.open, "balanced tags"
-    assert text.startswith("<!DOCTYPE html>") and page.tags.count("h1") == 1
-    assert len(page.ids) == len(set(page.ids))
-    assert "script" not in page.tags and not [name for name, _ in page.attributes if name.startswith("on")]
-    links = [value for name, value in page.attributes if name in ("href", "src", "action", "xlink:href")]
-    assert links and all(link.startswith("#") and link[1:] in page.ids for link in links), "it loads nothing"
-    assert "url(" not in text and "@import" not in text
-    assert page.tags.count("table") == page.tags.count("caption")
-    assert all(value in ("col", "row") for name, value in page.attributes if name == "scope")
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -333,35 +288,3 @@ def test_values_of_another_kind(runs, key, value):
 def test_a_score_of_the_retention_that_is_no_number(runs, key):
     change(runs / "rich" / "retention.json", **{key: ["x"]})
     refused([runs / "rich"], f"retention.json is damaged: {key} is ['x'] instead of a number")
-
-
-def test_charts():
-    one = Series("a", [(0, 0.0), (10, 0.5), (20, float("nan")), (30, 1.0)], band=[(0, 0.0, 0.2), (30, 0.9, 1.0)])
-    chart = line_chart("T", [one, Series("b", [], 1)], "edits", "share", y_range=(0.0, 1.0))
-    text = write(chart)
-    titles = [element.text for element in chart.iter("title")]
-    assert titles == ["a: 0.000 at 0 edits", "a: 0.500 at 10 edits", "a: 1.000 at 30 edits"], "no number, no marker"
-    assert "nan" not in text and text.count('class="c0 band"') == 1
-    heights = [
-        float(mark.get("transform").split()[1].rstrip(")")) for mark in chart.iter("path") if "mark" in mark.get("class")
-    ]
-    assert heights[0] > heights[1] > heights[2] and heights[1] == pytest.approx((heights[0] + heights[2]) / 2, abs=0.02)
-    assert line_chart("T", [Series("b", [])], "edits", "share") is None
-    for points in ([(5, 2.0)], [(0, 1e-9), (1, 1e9)], [(0, -4.0), (1, -4.0)], [(0, 0.0)], [(3, 1e300), (4, -1e300)]):
-        drawn = write(line_chart("T", [Series("c", points)], "x", "y"))
-        assert "inf" not in drawn and "nan" not in drawn.replace("dominant", "")
-
-
-def test_a_long_curve_keeps_its_peak():
-    points = [(float(at), 1.0) for at in range(5000)]
-    points[777] = (777.0, -3.0)
-    assert (777.0, -3.0) in thin(points) and len(thin(points)) <= 60
-
-
-def test_heat_map():
-    made = heat_map("T", [[0.0, None], [0.5, 1.0]], ["2", "4"], ["1", "2"], "row", "column")
-    cells = [cell for cell in made.iter("rect") if cell.get("class") == "cell"]
-    assert [cell.get("fill") for cell in cells] == ["#440154", "#21918c", "#fde725"], "nothing is drawn where nothing is"
-    assert [title.text for title in made.iter("title")][1] == "row 4, column 1: 0.500"
-    big = heat_map("T", [[0.5] * 400] * 300, [str(i) for i in range(300)], [str(i) for i in range(400)], "row", "column")
-    assert len([cell for cell in big.iter("rect") if cell.get("class") == "cell"]) == 48 * 48

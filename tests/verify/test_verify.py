@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_edit.verify import family, memit, memit_seq, revive, spectra
+from lit_edit.verify import family, memit, memit_seq, revive, spectra, walk
 from lit_edit.verify.cli import CHECKS, main
 from lit_edit.verify.recording import find
 from lit_edit.verify.table import Row, Tally, Tolerance, relative, render
@@ -86,7 +86,7 @@ def test_a_trajectory_off_by_a_hundredth_is_a_miss(copied):
     method = memit.method(recording)
     recording.__dict__["batches"] = recording.batches[:1]  # the first batch is enough
     tally = Tally(recording, "MEMIT")
-    family.replay(method, tally)
+    walk.replay(method, tally)
     missed = {row.quantity: row.worst for row in tally.rows() if row.missed}
     assert len(missed) == 3 and all(worst.startswith("batch0/req3/delta_traj") for worst in missed.values())
 
