@@ -36,7 +36,7 @@ class _Bar(_Tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         """What the bar is drawn from."""
-        told: dict[str, Any] = super().format_dict
+        told = super().format_dict
         return {**told, "ncols": told["ncols"] and max(told["ncols"] - _MARGIN, 1)}
 
 
