@@ -27,7 +27,9 @@ class PRUNE(Guard):
 
     .. math::
         W_t - W_0 = \sum_i \sigma_i u_i v_i^T, \qquad
-        W' = W_0 + \sum_i F(\sigma_i)\, u_i v_i^T, \qquad
+        W' = W_0 + \sum_i F(\sigma_i)\, u_i v_i^T
+
+    .. math::
         F(\sigma) = \begin{cases} \log_a \sigma - \log_a \sigma_{\max} + \sigma_{\max} & \sigma \ge \sigma_{\max} \\
         \sigma & \text{else} \end{cases}
 

@@ -22,9 +22,9 @@ class SPHERE(Guard):
     r"""Scale down the part of a change that lies in the principal directions of the normalised rows of the weight.
 
     .. math:: \Delta' = \Delta\,(I - \alpha\, U_r U_r^T), \qquad
-        \tfrac1m \hat W^T \hat W = U \Lambda U^T, \qquad
+        \tfrac1m {\hat W}^T \hat W = U \Lambda U^T, \qquad
         \hat w_i = \frac{w_i}{\|w_i\| + 10^{-8}}, \qquad
-        r = \#\Big\{j : \tfrac{\sum_{i \le j} \lambda_i}{\sum_i \lambda_i} \le \eta\Big\} + 1
+        r = 1 + \#\left\{j : \sum_{i \le j} \lambda_i \le \eta \sum_i \lambda_i\right\}
 
     with :math:`w_i` the ``m`` rows of the *current* weight ``[d_out, d_in]``, so :math:`U_r` is ``[d_in, r]`` and is found anew
     for every change. A change of low rank stays one. :math:`U_r` comes from the Gram matrix of the smaller side: the same
