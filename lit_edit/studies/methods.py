@@ -157,6 +157,7 @@ class Methods(StreamStudy):
             for index, guard in enumerate(self.guards):
                 draw(panel, [measure.curve(one) for one in self._runs(results, method, guard)], index)
             dress(panel, measure)
+            panel.set_title("", loc="left")  # the row has its name at the left
             panel.set_title(method if at < len(self.methods) else "", fontsize=8.5)
             panel.set_ylabel(measure.label if at % len(self.methods) == 0 else "", fontsize=8)
             if at >= len(axes) - len(self.methods):
