@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     from lit_edit.errors import EditError
+    from lit_edit.overview import TRAINER, no_verb, overview
 
     if arguments == ["--version"]:
         from lit_edit import __version__
@@ -39,9 +40,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lit-edit {__version__}")
         return 0
 
+    if arguments in (["--help"], ["-h"]):
+        print(overview())
+        return 0
+
     try:
-        if arguments and arguments[0] in VERBS:
-            return import_module(VERBS[arguments[0]]).main(arguments[1:]) or 0
+        if not arguments:
+            raise EditError("it takes a verb, e.g. lit-edit fit --config quickstart; see lit-edit --help")
+        verb = arguments[0]
+        if verb in VERBS:
+            return import_module(VERBS[verb]).main(arguments[1:]) or 0
+        if verb not in TRAINER and not verb.startswith("-"):
+            raise EditError(no_verb(verb, [*VERBS, *TRAINER]))
         from lit_edit.cli import main as edit
 
         edit(argv)  # None lets the parser read the process's own arguments

@@ -43,16 +43,7 @@ from lit_edit.row_logger import RowLogger
 from lit_edit.run_settings import settings_of
 from lit_edit.strategies import of_several, register
 
-DESCRIPTION = (
-    "Continual knowledge editing of language models: fit edits a stream of facts, validate and test score a model or a run "
-    "(--ckpt_path), predict writes down what the model says. --config takes files and the names that 'lit-edit configs' lists. "
-    "More verbs have options of their own: 'lit-edit doctor MODEL' tells whether a model can be edited and what is off where "
-    "not, 'lit-edit plan --config FILE' says what a run will cost, 'lit-edit journal VERB RUN' shows, verifies, replays and "
-    "takes back what a run has written, 'lit-edit report RUN' makes one HTML page of runs, 'lit-edit export RUN --to DIR' "
-    "writes the edited model for others to load, 'lit-edit study NAME --config FILE' runs an experiment on spectra or streams, "
-    "'lit-edit verify DIR' replays recorded numbers of reference implementations, 'lit-edit pretrain --config FILE' trains "
-    "the embedded model anew, 'lit-edit train-mend --config FILE' trains the network that the editor MEND needs."
-)
+DESCRIPTION = "Continual knowledge editing of language models; 'lit-edit --help' lists all verbs."
 
 
 class _SaveConfig(SaveConfigCallback):

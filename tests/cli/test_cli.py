@@ -14,7 +14,9 @@ from fitting import FAST, ROOT, over, run
 from stream import write_facts
 from tiny import save_tiny
 
+from lit_edit.__main__ import VERBS
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.overview import TRAINER
 
 
 @pytest.fixture(autouse=True)
@@ -211,10 +213,22 @@ def test_pure_modules_need_torch_alone(module):
 
 
 def test_help_lists_the_verbs(capsys):
-    with pytest.raises(SystemExit) as ended:
-        run("--help")
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert all(
-        verb in text for verb in ("fit", "validate", "test", "predict", "study", "report", "verify", "pretrain", "train-mend")
-    )
+    for word in ("--help", "-h"):
+        assert run(word) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert sorted(line.split()[0] for line in lines if line.startswith("  ")) == sorted([*VERBS, *TRAINER])
+        assert max(map(len, lines)) <= 128
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "it takes a verb, e.g. lit-edit fit --config quickstart"),
+        (["studi"], "there is no verb 'studi'; did you mean study? See lit-edit --help"),
+        (["fti", "--config", "quickstart"], "did you mean fit?"),
+        (["xyzzy"], "there is no verb 'xyzzy'; see lit-edit --help"),
+    ],
+)
+def test_a_verb_that_there_is_not(words, said, capsys):
+    assert run(*words) == 2
+    assert said in capsys.readouterr().err
