@@ -30,6 +30,9 @@ from lit_edit.store import write_atomically
 class Report(Callback):
     """Collects what the validations measured; :meth:`table` and ``summary.json`` compare the start with the end.
 
+    What ``validate`` and ``test`` of a trainer find is printed as the same table, once; Lightning's own has all numbers again
+    for every loader, and the edits and each probe have one. ``verbose=False`` leaves both out.
+
     Args:
         folder: the run folder.
     """
@@ -37,6 +40,14 @@ class Report(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, Any]] = []
+        self._tells = False
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Take the place of Lightning's tables."""
+        self._tells = False
+        loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
+        if loop is not None:
+            self._tells, loop.verbose = loop.verbose, False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the numbers of this validation."""
@@ -46,13 +57,20 @@ class Report(Callback):
         protocol = f"edit/{pl_module.scores.protocol}/"
         kept = {name: value for name, value in kept.items() if name.startswith((protocol, "probe/"))}
         intervals = {name: [i.low, i.high] for name, i in pl_module.scores.intervals().items()}
-        row = {"edits": pl_module.edits, "batches": trainer.global_step, "scores": kept, "intervals": intervals}
+        batches = max(trainer.global_step, pl_module.batches)  # a trainer that only scores a run has made no step
+        row = {"edits": pl_module.edits, "batches": batches, "scores": kept, "intervals": intervals}
         if self.rows and self.rows[-1]["batches"] == row["batches"]:
             self.rows.pop()
         self.rows.append(row)
         if trainer.state.fn == "fit":  # what an unfinished run has measured can be looked at, too
             summary = self.summary(trainer, pl_module)
             pl_module.ranks.first_does(lambda: self._save(summary))
+        elif self._tells:
+            summary = self.summary(trainer, pl_module)
+            if trainer.is_global_zero:
+                print(f"\n{self.table(summary)}")
+
+    on_test_end = on_validation_end
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Take up the validation that followed the checkpoint at once: a run that resumes from it does not repeat it."""

@@ -49,7 +49,7 @@ class EditScores(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Rates by full name, for everything that any record had."""
         found = {name: rate.compute() for name, rate in sorted(self.by_name.items()) if float(rate.records) > 0}
-        for scoring in ("success", "accuracy"):
+        for scoring in ("accuracy", "success"):
             names = [f"{metric}/{scoring}/teacher_forced" for metric in _SCORE]
             if all(name in found for name in names):
                 score = harmonic_mean([float(found[name]) for name in names])

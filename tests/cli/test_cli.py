@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,17 +127,22 @@ def test_quickstart_on_a_short_stream(tmp_path, capsys):
 def test_validate_test_and_predict_on_a_finished_run(gpt2, tmp_path, capsys):
     path = counterfact(tmp_path / "counterfact.json")
     assert run(*over(gpt2, path), "--data.batch_size", "2", *FAST) == 0
-    after = json.loads((tmp_path / "runs" / "counterfact" / "summary.json").read_text())["after"]
+    summary = json.loads((tmp_path / "runs" / "counterfact" / "summary.json").read_text())
+    after = summary["after"]
     config, checkpoint = "runs/counterfact/config.yaml", "runs/counterfact/checkpoints/last.ckpt"
     capsys.readouterr()
     written = Path(checkpoint).stat().st_mtime_ns
     assert run("fit", "--config", config, "--run_dir", "runs/again", "--trainer.max_steps", "1", "--final", "false") == 0
     assert Path("runs/again/checkpoints/last.ckpt").exists() and Path(checkpoint).stat().st_mtime_ns == written
     capsys.readouterr()
-    assert run("validate", "--config", config, "--ckpt_path", checkpoint) == 0
-    table = " ".join(capsys.readouterr().out.split())
-    assert f"{after['edit/final/efficacy/probability/teacher_forced']:.4f}"[:5] in table
-    assert run("test", "--config", config, "--ckpt_path", checkpoint) == 0
+    wanted = f"{after['edit/final/efficacy/probability/teacher_forced']:.3f}"
+    before = f"{summary['before']['edit/before/efficacy/probability/teacher_forced']:.3f}"
+    for verb in ("validate", "test"):
+        assert run(verb, "--config", config, "--ckpt_path", checkpoint) == 0
+        (row,) = re.findall(r"^efficacy +final +probability, teacher-forced.*$", out := capsys.readouterr().out, re.MULTILINE)
+        assert row.split()[4:6] == [before, wanted] and "DataLoader" not in out
+    assert run("validate", "--config", config, "--ckpt_path", checkpoint, "--verbose", "false") == 0
+    assert capsys.readouterr().out == ""
     assert run("predict", "--config", config, "--ckpt_path", checkpoint) == 0
     assert not list(Path("runs/counterfact").glob("csv-*")), "scoring a run leaves its own logs alone"
     assert Path("runs/counterfact/validate/csv/metrics.csv").exists()
