@@ -73,6 +73,11 @@ class EditProgressBar(Progress):
         super().teardown(trainer, pl_module, stage)
         self._messages.close()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """As without an error; Lightning calls no :meth:`teardown` then."""
+        super().on_exception(trainer, pl_module, exception)
+        self._messages.close()
+
     @staticmethod
     def _bar(name: str, done: int, total: int, **more: Any) -> tqdm[Any]:
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}" if total else "{desc}: {n_fmt}{postfix}"

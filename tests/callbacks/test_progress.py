@@ -15,7 +15,7 @@ from tiny import save_tiny
 from lit_edit.errors import EditError
 from lit_edit.progress import EditProgressBar, PlainProgress, Progress, QuietProgress, fitting
 from lit_edit.progress.estimate import Estimate
-from lit_edit.progress.messages import only_warnings
+from lit_edit.progress.messages import loggers, only_warnings
 
 
 class Recorder(Progress):
@@ -244,6 +244,8 @@ def test_ctrl_c_leaves_one_line(model, tmp_path, monkeypatch, width):
     (line,) = screen.lines()
     assert line.startswith("Editing:   0%|") and line.count("Editing") == 1 and "targets" not in line
     assert "  targets" in screen.getvalue()
+    handlers = [type(handler).__name__ for logger in loggers() for handler in logger.handlers]
+    assert not [name for name in handlers if "Tqdm" in name], "messages go where they went before"
 
 
 def test_bars_can_be_sent_to_another_process():
