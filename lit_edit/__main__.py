@@ -30,6 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    from lit_edit.errors import exit_code
+
+    return exit_code("lit-edit", lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     from lit_edit.errors import EditError
     from lit_edit.overview import TRAINER, no_verb, overview
@@ -44,20 +50,16 @@ def main(argv: list[str] | None = None) -> int:
         print(overview())
         return 0
 
-    try:
-        if not arguments:
-            raise EditError("it takes a verb, e.g. lit-edit fit --config quickstart; see lit-edit --help")
-        verb = arguments[0]
-        if verb in VERBS:
-            return import_module(VERBS[verb]).main(arguments[1:]) or 0
-        if verb not in TRAINER and not verb.startswith("-"):
-            raise EditError(no_verb(verb, [*VERBS, *TRAINER]))
-        from lit_edit.cli import main as edit
+    if not arguments:
+        raise EditError("it takes a verb, e.g. lit-edit fit --config quickstart; see lit-edit --help")
+    verb = arguments[0]
+    if verb in VERBS:
+        return import_module(VERBS[verb]).main(arguments[1:]) or 0
+    if verb not in TRAINER and not verb.startswith("-"):
+        raise EditError(no_verb(verb, [*VERBS, *TRAINER]))
+    from lit_edit.cli import main as edit
 
-        edit(argv)  # None lets the parser read the process's own arguments
-    except EditError as error:
-        print(f"lit-edit: error: {error}", file=sys.stderr)
-        return 2
+    edit(argv)  # None lets the parser read the process's own arguments
     return 0
 
 

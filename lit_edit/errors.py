@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 _BREAK = re.compile(r"\s*[\r\n]\s*")
@@ -22,6 +24,20 @@ class EditError(Exception):
     def __init__(self, sentence: object = "") -> None:
         text = one_line(str(sentence))
         super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 3 :]}")
+
+
+def exit_code(program: str, work: Callable[[], int | None]) -> int:
+    """Do the work of a command; a mistake that the user can repair ends in its sentence and exit code 2.
+
+    Args:
+        program: what the user typed, for the sentence.
+        work: returns an exit code, ``None`` for 0.
+    """
+    try:
+        return work() or 0
+    except EditError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
 
 
 class OutOfMemory(EditError):

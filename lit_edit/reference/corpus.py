@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import count, islice
 from typing import Any
 
 from lit_edit.corpus import DocumentCorpus
 from lit_edit.reference.data import FactsData
-from lit_edit.reference.documents import Shares
+from lit_edit.reference.documents import Library, Shares
 
 
 class FactsCorpus(DocumentCorpus):
@@ -29,13 +31,24 @@ class FactsCorpus(DocumentCorpus):
         self.folder, self.text, self.seed = folder, text, seed
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`lit_edit.corpus.Corpus.identity`; the first documents stand for files and the way the text is made."""
-        same = {name: value for name, value in self.__dict__.items() if name != "folder"}
-        return {"corpus": "facts", **same, "beginning": list(islice(self.documents(), 20))}
+        """See :meth:`lit_edit.corpus.Corpus.identity`; what is read, and the first documents for the way the text is made."""
+        knowledge, passages = self._library.knowledge, self._library.passages
+        read = repr((knowledge.facts, knowledge.templates, knowledge.patterns, passages.paragraphs))
+        return {
+            "corpus": "facts",
+            "sha256": hashlib.sha256(read.encode()).hexdigest(),
+            "text": self.text,
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "beginning": list(islice(self.documents(), 3)),
+        }
+
+    @cached_property
+    def _library(self) -> Library:
+        shares = Shares(skills=0.0, text=self.text, names=0.0, fluent=0.0)
+        return FactsData(self.folder, held_out_text=None, shares=shares, seed=self.seed).read_library()
 
     def documents(self) -> Iterator[str]:
         """See :meth:`lit_edit.corpus.DocumentCorpus.documents`; never ends."""
-        shares = Shares(skills=0.0, text=self.text, names=0.0, fluent=0.0)
-        library = FactsData(self.folder, held_out_text=None, shares=shares, seed=self.seed).read_library()
         for batch in count():
-            yield from (document.text for document in library.documents(batch, 64))
+            yield from (document.text for document in self._library.documents(batch, 64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.errors import EditError
+from lit_edit.errors import EditError, exit_code
 from lit_edit.identity import load_pretrained
 from lit_edit.pretraining.measures import accuracy, in_eval_mode, spectral_share
 from lit_edit.probes.perplexity import Perplexity
@@ -126,4 +127,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("python -m lit_edit.reference.measure", main))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from lit_edit.data.counterfact import CounterFact
 from lit_edit.data.source import rows
-from lit_edit.errors import EditError, MalformedRecord
+from lit_edit.errors import EditError, MalformedRecord, exit_code
 from lit_edit.store import write_atomically
 
 Record = dict[str, Any]
@@ -54,9 +55,9 @@ def part(path: str, unedited: int, seed: int = 0) -> Parted:
     Raises:
         EditError: if it cannot be read, or nothing would be left to edit.
     """
+    read = list(rows(path))
     found: list[tuple[tuple[str, str], Record]] = []
-    total = 0
-    for total, (number, row) in enumerate(rows(path), start=1):  # noqa: B007 (the last one is their number)
+    for number, row in read:
         if isinstance(row, dict) and CounterFact.recognises(row):
             try:
                 request = CounterFact().request(row, path, number)
@@ -72,7 +73,7 @@ def part(path: str, unedited: int, seed: int = 0) -> Parted:
         )
     alone = set(Random(f"unedited-{seed}").sample(range(len(usable)), unedited))
     edits = tuple(row for at, row in enumerate(usable) if at not in alone)
-    return Parted(edits, tuple(usable[at] for at in sorted(alone)), len(found) - len(usable), total - len(found))
+    return Parted(edits, tuple(usable[at] for at in sorted(alone)), len(found) - len(usable), len(read) - len(found))
 
 
 def _lines(records: Sequence[Record]) -> Iterator[str]:
@@ -102,4 +103,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("python -m lit_edit.reference.stream", main))

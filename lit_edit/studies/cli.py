@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from jsonargparse import Namespace
 
-import lit_edit.probes  # noqa: F401 (short class names resolve only for what is imported)
 from lit_edit.command import command
 from lit_edit.errors import EditError
 from lit_edit.parser import Parser

@@ -12,12 +12,13 @@ from lit_edit.errors import EditError
 from lit_edit.figures import figure
 from lit_edit.studies.base import Result
 from lit_edit.studies.collapse import collapse_rows, last_values
-from lit_edit.studies.measures import Measure, Scoring, abilities, drift, edits, measures, probe
-from lit_edit.studies.panels import draw, dress, legend, look, share_x
+from lit_edit.studies.measures import Measure, Scoring, abilities, drift, measures
+from lit_edit.studies.panels import bars, draw, dress, legend, look, share_x
 from lit_edit.studies.seeds import Estimate, band_is, over_seeds
-from lit_edit.studies.streams import Arm, Base, Options, StreamStudy
+from lit_edit.studies.streams import Arm, Base, Options, StreamStudy, having
 
 GUARDS = "model.guards"
+_COMPARED = ("efficacy", "paraphrase", "neighbourhood", "unrelated facts", "abilities")
 
 
 class Methods(StreamStudy):
@@ -60,7 +61,7 @@ class Methods(StreamStudy):
             raise EditError("the study 'methods' was given no guards; name at least one, e.g. {no guard: []}")
         self.methods, self.guards, self.scoring, self.unrelated = list(methods), list(guards), scoring, unrelated
         arms: dict[str, Options] = {}
-        self._place = {}
+        places = {}
         for guard, behind in guards.items():
             for method, said in methods.items():
                 own = said.get(GUARDS) or []
@@ -68,11 +69,8 @@ class Methods(StreamStudy):
                     raise EditError(f"{GUARDS} of the method {method!r} is {own!r}; a list of classes is needed here, no file")
                 name = method if guard == self.guards[0] else f"{method} + {guard}"
                 arms[name] = {**said, GUARDS: [*own, *behind] or None}
-                self._place[name] = {"base_method": method, "guard": guard}
-        self._arms = [
-            Arm(arm.key, arm.options, {**arm.about, **self._place[arm.about["method"]]})
-            for arm in self.repeated(arms, [0] if seeds is None else seeds)
-        ]
+                places[name] = {"base_method": method, "guard": guard}
+        self._arms = self.repeated(arms, [0] if seeds is None else seeds, places)
 
     def arms(self) -> Sequence[Arm]:
         """Every method with every guard under every seed."""
@@ -85,8 +83,7 @@ class Methods(StreamStudy):
 
     def compared(self) -> list[Measure]:
         """What guards are compared in."""
-        wanted = (edits(name, self.scoring) for name in ("efficacy", "paraphrase", "neighbourhood"))
-        return [*wanted, probe(self.unrelated, "unrelated facts"), abilities(self.unrelated)]
+        return [one for one in measures(self.unrelated, self.scoring) if one.name in _COMPARED]
 
     def table(self, results: Mapping[str, Result]) -> list[dict[str, Any]]:
         """Last values and collapse points by method and guard, then the gains."""
@@ -113,8 +110,7 @@ class Methods(StreamStudy):
         return {one["about"]["seed"]: value for one in runs if (value := measure.last(one)) is not None}
 
     def _runs(self, results: Mapping[str, Result], method: str, guard: str) -> list[Result]:
-        wanted = {"base_method": method, "guard": guard}
-        return [one for one in results.values() if wanted.items() <= one["about"].items()]
+        return having(results, base_method=method, guard=guard)
 
     # ------------------------------------------------------------------------------------------------ drawing
 
@@ -144,13 +140,12 @@ class Methods(StreamStudy):
             found = measure.estimate(self._runs(results, method, guard))
             if found.value is None:
                 continue
-            low, high = found.ends
-            bars = [[max(found.value - low, 0.0)], [max(high - found.value, 0.0)]]
             y = row + 0.22 * (index - (len(self.guards) - 1) / 2)
-            panel.errorbar([found.value], [y], xerr=bars, elinewidth=0.8, **{**look(index), "linestyle": "none"})
+            panel.errorbar([found.value], [y], xerr=bars([found]), elinewidth=0.8, **{**look(index), "linestyle": "none"})
 
     def _courses(self, results: Mapping[str, Result]) -> Figure:
-        shown = [edits("efficacy", self.scoring), *self.compared()[3:], drift("relative_norm", "norm [of unedited]", 1.0)]
+        kept = [one for one in self.compared() if one.name not in ("paraphrase", "neighbourhood")]
+        shown = [*kept, drift("relative_norm", "norm [of unedited]", 1.0)]
         made, axes = figure(2.1 * len(self.methods) + 0.3, 1.6 * len(shown) + 0.9, len(shown), len(self.methods))
         for at, panel in enumerate(axes):
             measure, method = shown[at // len(self.methods)], self.methods[at % len(self.methods)]

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from lit_edit.figures import MARKERS, PALETTE, figure
 from lit_edit.studies.base import Result
 from lit_edit.studies.measures import Measure
-from lit_edit.studies.seeds import band, band_is
+from lit_edit.studies.seeds import Estimate, band, band_is
 
 
 def look(index: int) -> dict[str, Any]:
@@ -67,6 +67,11 @@ def draw(panel: Axes, curves: Sequence[Any], index: int) -> None:
     panel.plot(found.edits, found.mean, markevery=every, **look(index))
     if len(curves) > 1:
         panel.fill_between(found.edits, found.low, found.high, color=look(index)["color"], alpha=0.18, linewidth=0)
+
+
+def bars(found: Sequence[Estimate]) -> list[list[float]]:
+    """Lengths of error bars below and above; an interval of skewed numbers may leave its number just outside."""
+    return [[max(one.at - one.ends[0], 0.0) for one in found], [max(one.ends[1] - one.at, 0.0) for one in found]]
 
 
 def dress(panel: Axes, measure: Measure) -> None:

@@ -13,9 +13,9 @@ from lit_edit.figures import figure
 from lit_edit.studies.base import Result
 from lit_edit.studies.fronts import hypervolume, lead
 from lit_edit.studies.measures import Measure, Scoring, abilities, edits, probe
-from lit_edit.studies.panels import legend, look
+from lit_edit.studies.panels import bars, legend, look
 from lit_edit.studies.seeds import Estimate, over_seeds
-from lit_edit.studies.streams import Arm, Base, Options, StreamStudy
+from lit_edit.studies.streams import Arm, Base, Options, StreamStudy, having
 
 _PRESERVED = ("unrelated facts", "abilities")
 
@@ -62,16 +62,13 @@ class Pareto(StreamStudy):
             raise EditError(f"the values {lams} of {dial} must be at least one, and none of them twice")
         self.lams, self.guards, self.scoring, self.unrelated = lams, list(guards), scoring, unrelated
         methods: dict[str, Options] = {}
-        self._place = {}
+        places = {}
         for guard, value in guards.items():
             for lam in lams:
                 name = f"{guard}, {dial.rsplit('.', 1)[-1]} {lam:g}"
                 methods[name] = {"model.guards": value, dial: lam}
-                self._place[name] = {"guard": guard, "lam": lam}
-        self._arms = [
-            Arm(arm.key, arm.options, {**arm.about, **self._place[arm.about["method"]]})
-            for arm in self.repeated(methods, [0] if seeds is None else seeds)
-        ]
+                places[name] = {"guard": guard, "lam": lam}
+        self._arms = self.repeated(methods, [0] if seeds is None else seeds, places)
 
     def arms(self) -> Sequence[Arm]:
         """Every guard with every value of the dial under every seed."""
@@ -87,7 +84,7 @@ class Pareto(StreamStudy):
         for measure in self.measures():
             for guard in self.guards:
                 for lam in self.lams:
-                    found = measure.estimate(self._runs(results, guard, lam))
+                    found = measure.estimate(having(results, guard=guard, lam=lam))
                     if found.value is not None:
                         rows.append({"measure": measure.name, "guard": guard, "lambda": f"{lam:g}", **found.row()})
         for name, wanted in zip(_PRESERVED, self.measures()[1:], strict=True):
@@ -109,16 +106,13 @@ class Pareto(StreamStudy):
         leads = [lead(points, reference[seed]) for seed, points in mine.items() if seed in reference]
         return over_seeds([one for one in leads if one is not None])
 
-    def _runs(self, results: Mapping[str, Result], guard: str, lam: float) -> list[Result]:
-        return [one for one in results.values() if one["about"]["guard"] == guard and one["about"]["lam"] == lam]
-
     def _fronts(self, results: Mapping[str, Result], guard: str, preserved: Measure) -> dict[int, list[tuple[float, float]]]:
         """Efficacy and preservation of every value of the dial, by seed; seeds that lack one are left out."""
         efficacy = self.measures()[0]
         found: dict[int, list[tuple[float, float]]] = {}
-        for one in results.values():
+        for one in having(results, guard=guard):
             x, y = efficacy.last(one), preserved.last(one)
-            if one["about"]["guard"] == guard and x is not None and y is not None:
+            if x is not None and y is not None:
                 found.setdefault(one["about"]["seed"], []).append((x, y))
         return {seed: points for seed, points in found.items() if len(points) == len(self.lams)}
 
@@ -139,7 +133,7 @@ class Pareto(StreamStudy):
         for index, guard in enumerate(self.guards):
             found = []
             for lam in self.lams:
-                runs = self._runs(results, guard, lam)
+                runs = having(results, guard=guard, lam=lam)
                 x, y = efficacy.estimate(runs), preserved.estimate(runs)
                 if x.value is not None and y.value is not None:
                     found.append((lam, x, y))
@@ -176,9 +170,4 @@ class Pareto(StreamStudy):
 
 def _mark(panel: Axes, x: Sequence[float], up: Sequence[Estimate], across: Sequence[Estimate] = (), **style: Any) -> None:
     """Points with their intervals upwards and, if given, sidewards."""
-    panel.errorbar(x, [one.at for one in up], yerr=_bars(up), xerr=_bars(across) if across else None, **style)
-
-
-def _bars(found: Sequence[Estimate]) -> list[list[float]]:
-    """Lengths of error bars below and above; an interval of skewed numbers may leave its number just outside."""
-    return [[max(one.at - one.ends[0], 0.0) for one in found], [max(one.ends[1] - one.at, 0.0) for one in found]]
+    panel.errorbar(x, [one.at for one in up], yerr=bars(up), xerr=bars(across) if across else None, **style)

@@ -84,8 +84,15 @@ class StreamStudy(Study):
     def arms(self) -> Sequence[Arm]:
         """The runs."""
 
-    def repeated(self, methods: Mapping[str, Options], seeds: Sequence[int]) -> list[Arm]:
-        """Every method under every seed; ``about`` says ``method`` and ``seed``.
+    def repeated(
+        self, methods: Mapping[str, Options], seeds: Sequence[int], places: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> list[Arm]:
+        """Every method under every seed; ``about`` says ``method`` and ``seed``, and what ``places`` says of the method.
+
+        Args:
+            methods: by name, what each changes of the base configuration.
+            seeds: every method runs once for each.
+            places: by the same names, what else figures and tables sort the method by.
 
         Raises:
             EditError: if there is no method or no seed, a seed comes twice, or several seeds would give the same run.
@@ -103,7 +110,8 @@ class StreamStudy(Study):
                 )
             for seed in seeds:
                 key = name if len(seeds) == 1 else f"{name}, seed {seed}"
-                arms.append(Arm(key, with_seed(options, seed), {"method": name, "seed": seed}))
+                about = {"method": name, "seed": seed, **(places or {}).get(name, {})}
+                arms.append(Arm(key, with_seed(options, seed), about))
         return arms
 
     def common(self) -> dict[str, Any]:
@@ -235,6 +243,16 @@ def by_method(results: Mapping[str, Result]) -> dict[str, list[Result]]:
     for result in results.values():
         found.setdefault(result["about"]["method"], []).append(result)
     return found
+
+
+def having(results: Mapping[str, Result], **about: Any) -> list[Result]:
+    """Results of the arms of which ``about`` says all of this.
+
+    Example:
+        >>> having({"a": {"about": {"guard": "none", "seed": 0}}, "b": {"about": {"guard": "REVIVE", "seed": 0}}}, guard="none")
+        [{'about': {'guard': 'none', 'seed': 0}}]
+    """
+    return [result for result in results.values() if about.items() <= result["about"].items()]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_edit.errors import exit_code
+from lit_edit.identity import load_pretrained
 from lit_edit.packaged import model_path
 from lit_edit.pretraining.measures import Questions, accuracy, blocks, first_tokens, moved_by_patching, spectral_share
 from lit_edit.world.facts import Relation, World
@@ -71,17 +74,14 @@ def measure(model: nn.Module, tokenizer: Any, world: World) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the measurements of a stored model as JSON."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     parser = argparse.ArgumentParser(description="Measure facts, skills and causal patching of a stored world model.")
     parser.add_argument("folder", help="a folder written by the pre-training, or world-gpt2 or world-llama")
     named = parser.parse_args(argv).folder
+    model, tokenizer = load_pretrained(named, None, torch.float32)
     folder = Path(named) if Path(named).exists() else model_path(named) or Path(named)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     world = World(**json.loads((folder / "world.json").read_text()))
     print(json.dumps(measure(model, tokenizer, world), indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("python -m lit_edit.world.check", main))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fitting import FAST, ROOT, over, run
+from fitting import FAST, over, run
 from stream import write_facts
 from tiny import save_tiny
 
@@ -19,21 +19,7 @@ from lit_edit.__main__ import VERBS
 from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.overview import TRAINER
 
-
-@pytest.fixture(autouse=True)
-def _apart(tmp_path, monkeypatch):
-    """Commands run as a user would run them, but with their folders and arguments in a place of their own."""
-    monkeypatch.setattr(sys, "argv", ["lit-edit"])
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "checkpoints").mkdir()
-    for model in (ROOT / "checkpoints").glob("world-*"):
-        (tmp_path / "checkpoints" / model.name).symlink_to(model)
-
-
-@pytest.fixture(scope="session")
-def gpt2(tmp_path_factory):
-    return str(save_tiny(tmp_path_factory.mktemp("gpt2"), "gpt2"))
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def counterfact(path: Path, count: int = 6) -> str:

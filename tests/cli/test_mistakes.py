@@ -1,29 +1,14 @@
 """Mistakes on the command line: one sentence, exit code 2, and nothing is written."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from fitting import FAST, ROOT, over, run
+from fitting import FAST, over, run
 from stream import write_facts
 from tiny import save_tiny
 
-
-@pytest.fixture(autouse=True)
-def _apart(tmp_path, monkeypatch):
-    """Commands run as a user would run them, but with their folders and arguments in a place of their own."""
-    monkeypatch.setattr(sys, "argv", ["lit-edit"])
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "checkpoints").mkdir()
-    for model in (ROOT / "checkpoints").glob("world-*"):
-        (tmp_path / "checkpoints" / model.name).symlink_to(model)
-
-
-@pytest.fixture(scope="session")
-def gpt2(tmp_path_factory):
-    return str(save_tiny(tmp_path_factory.mktemp("gpt2"), "gpt2"))
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 MISTAKES = {

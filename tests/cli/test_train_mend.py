@@ -1,7 +1,6 @@
 """``lit-edit train-mend``, and editing with what it leaves behind."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,7 @@ EDIT = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _apart(tmp_path, monkeypatch):
-    """Commands run as a user would run them, but with their folders and arguments in a place of their own."""
-    monkeypatch.setattr(sys, "argv", ["lit-edit"])
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "checkpoints").mkdir()
-    for model in (ROOT / "checkpoints").glob("world-*"):
-        (tmp_path / "checkpoints" / model.name).symlink_to(model)
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def edited(*arguments: str, folder: str) -> tuple[dict, float]:

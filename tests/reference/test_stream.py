@@ -1,6 +1,9 @@
 """A stream without contradictions, facts that it leaves alone, and the text that the reference model has read."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +16,11 @@ from lit_edit.reference.corpus import FactsCorpus
 from lit_edit.reference.stream import main, part
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def env():
+    """The environment, in which this checkout is found from any folder."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
 def record(case, subject, relation, new="Rome"):
@@ -59,6 +67,21 @@ def test_the_two_files_serve_a_run(path, tmp_path, capsys):
     assert len(stream.requests) == 16 and len(asked) == 4 and not asked & {request.text for request in stream.requests}
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        ("lit_edit.reference.stream", ["nowhere.jsonl", "--to", "x"], "There is no file nowhere.jsonl"),
+        ("lit_edit.reference.measure", ["nowhere", "--data", "x"], "nowhere holds no learned.json"),
+        ("lit_edit.world.check", ["./nowhere"], "there is no model folder ./nowhere"),
+    ],
+)
+def test_a_mistake_at_the_command_line_is_one_sentence(module, arguments, said, tmp_path):
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=tmp_path, env=env(), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"python -m {module}: error: {said}") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs CounterFact in ../shared/data")
 def test_counterfact_parts_into_twenty_thousand_edits():
     found = part(str(SHARED / "counterfact/counterfact_reconstructed.jsonl"), unedited=859)
@@ -79,6 +102,12 @@ def test_the_corpus_is_known_by_what_it_says(folder):
     one = FactsCorpus(str(folder)).identity()
     assert one == FactsCorpus(str(folder) + "/.").identity(), "a folder by another name holds the same text"
     assert one != FactsCorpus(str(folder), seed=2).identity()
+    text = folder / "corpus/novel.txt"
+    text.write_text(
+        text.read_text() + "\n<|doc|>\nA last paragraph, which is long enough to be read like all the others are.\n"
+    )
+    assert one != FactsCorpus(str(folder)).identity()
+    one = FactsCorpus(str(folder)).identity()
     (folder / "facts/true_facts.jsonl").write_text(
         json.dumps({"relation_id": "P1", "subject": "Zoe", "object": "Oslo", "counterfact_case_ids": [1]}) + "\n"
     )

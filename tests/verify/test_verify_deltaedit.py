@@ -1,9 +1,7 @@
 """The replay of DeltaEdit agrees with the recording, compares all of it, and notices what does not agree."""
 
-import shutil
-
 import pytest
-from safetensors.torch import load_file, save_file
+from spoiling import copied, spoil
 
 from lit_edit.verify import deltaedit as verify
 from lit_edit.verify.recording import find
@@ -23,29 +21,19 @@ SPOILT = {
 
 
 @pytest.fixture
-def copied(shared, tmp_path):
-    """A recording with its records, to be spoilt."""
-    golden, target = shared / "golden" / "a", tmp_path / "set" / "tiny-llama"
-    shutil.copytree(golden / "tiny-llama" / "model", target / "model")
-    shutil.copy(golden / "records.json", target.parent)
-    for name in ("meta.json", "stats.safetensors", "float64_recomputation.json", "DeltaEdit.safetensors"):
-        shutil.copy(golden / "tiny-llama" / name, target)
-    return target
+def folder(shared, tmp_path):
+    return copied(shared, tmp_path, "DeltaEdit")
 
 
-def test_recorded_numbers_agree_and_every_one_is_compared(copied):
-    (recording,) = find(copied)
+def test_recorded_numbers_agree_and_every_one_is_compared(folder):
+    (recording,) = find(folder)
     rows = verify.run(recording)
     assert len(rows) > 30 and not [row.quantity for row in rows if row.missed]
     assert not recording.tensors("DeltaEdit").left_out()
 
 
-def test_every_quantity_off_by_a_hundredth_is_a_miss(copied):
-    tensors = load_file(copied / "DeltaEdit.safetensors")
-    save_file(
-        {name: value * (1.01 if name in SPOILT.values() else 1.0) for name, value in tensors.items()},
-        copied / "DeltaEdit.safetensors",
-    )
-    (recording,) = find(copied)
+def test_every_quantity_off_by_a_hundredth_is_a_miss(folder):
+    spoil(folder, "DeltaEdit", set(SPOILT.values()))
+    (recording,) = find(folder)
     missed = {row.quantity for row in verify.run(recording) if row.missed}
     assert set(SPOILT) <= missed
