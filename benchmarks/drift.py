@@ -17,8 +17,8 @@ import time
 import torch
 from torch import Tensor
 
-from lit_edit import leading
-from lit_edit.drift import examine
+from lit_edit.algebra import leading
+from lit_edit.algebra.drift import examine
 from lit_edit.spectrum import Spectrum, decompose, energy_rank
 
 _EDIT = 0.33e6 * 7.9e9 / 100  # operations of one edit

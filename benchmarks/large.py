@@ -126,7 +126,7 @@ def undo(run: Path, base: Path, folder: Path) -> Found:
     """
     import lit_edit
     from lit_edit.__main__ import main as command
-    from lit_edit.identity import load_pretrained
+    from lit_edit.models.identity import load_pretrained
 
     if command(["export", str(run), "--to", str(folder), "--format", "delta"]):
         raise RuntimeError("lit-edit export failed; its message stands above")

@@ -31,8 +31,8 @@ from benchmarks.settings import Settings
 from benchmarks.small import ground_of
 from benchmarks.stopwatch import wall
 from lit_edit.moments import collect
-from lit_edit.process_ranks import ProcessRanks
-from lit_edit.ranks import Ranks
+from lit_edit.parallel.process_ranks import ProcessRanks
+from lit_edit.parallel.ranks import Ranks
 from lit_edit.report.environment import environment
 from lit_edit.workbench import Workbench
 
@@ -50,7 +50,7 @@ class Counted(ProcessRanks):
         return rows
 
     def overwrite(self, tensors: Sequence[Tensor]) -> None:
-        """See :meth:`lit_edit.ranks.Ranks.overwrite`."""
+        """See :meth:`lit_edit.parallel.ranks.Ranks.overwrite`."""
         super().overwrite(tensors)
         self.received += sum(part.numel() * part.element_size() for part in tensors)
 

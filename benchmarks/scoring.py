@@ -4,8 +4,8 @@
 
 The plain way is the field's usual evaluation loop: one forward pass per record over all of its (prompt, answer) rows, padded
 to the longest, logits at every position, then log-softmax and argmax token by token in Python. This library scores all
-records in one call, as at the end of a stream, tokenisation and the trial of :func:`lit_edit.packing.packs_exactly` included,
-with a new scorer every time.
+records in one call, as at the end of a stream, tokenisation and the trial of :func:`lit_edit.passes.packing.packs_exactly`
+included, with a new scorer every time.
 
 What a record costs in the library falls with the number of records that are scored together (``--count``), because they share
 prompts and beginnings of prompts; the plain way's cost does not depend on it. So the plain way runs only a sample of the same
@@ -29,9 +29,9 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.batch.records import asked
 from lit_edit.data.counterfact import CounterFact
 from lit_edit.prompts import Encoder
-from lit_edit.records import asked
 from lit_edit.request import EditRequest
 from lit_edit.scoring import Scorer
 

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from benchmarks import requests, scoring, steps
 from benchmarks.settings import Found, Settings, median, spread
 from benchmarks.stopwatch import peak_mib, seconds_of
+from lit_edit.algebra.drift import examine
 from lit_edit.anatomy import Anatomy
-from lit_edit.drift import examine
-from lit_edit.forward import reading, run_until
 from lit_edit.moments import SecondMoment, collect
+from lit_edit.passes.forward import reading, run_until
 from lit_edit.prompts import EditRows, Encoder, right_pad
 from lit_edit.request import EditRequest
 from lit_edit.targets import TargetOptions

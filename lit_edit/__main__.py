@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 VERBS = {
-    "configs": "lit_edit.packaged",
+    "configs": "lit_edit.options.packaged",
     "doctor": "lit_edit.doctor.cli",
     "export": "lit_edit.export.cli",
     "journal": "lit_edit.journal.cli",
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     from lit_edit.errors import EditError
-    from lit_edit.overview import TRAINER, no_verb, overview
+    from lit_edit.options.overview import TRAINER, no_verb, overview
 
     if arguments == ["--version"]:
         from lit_edit import __version__

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_edit import sharding
-from lit_edit.decoder import (
+from lit_edit.errors import EditError
+from lit_edit.models.decoder import (
     check_causal,
     find_blocks,
     find_down,
@@ -25,9 +25,9 @@ from lit_edit.decoder import (
     returns_tuple,
     stored_weight,
 )
-from lit_edit.decoder import hidden_of as hidden_of  # whoever reads outputs of blocks knows an anatomy
-from lit_edit.errors import EditError
-from lit_edit.refusals import refuse_model
+from lit_edit.models.decoder import hidden_of as hidden_of  # whoever reads outputs of blocks knows an anatomy
+from lit_edit.models.refusals import refuse_model
+from lit_edit.parallel import sharding
 
 _FINAL_NORMS = (
     "ln_f",
@@ -74,14 +74,14 @@ class Anatomy:
     continues: bool = False
     """Whether rows can be continued from cached attention keys and values as if they had been run whole."""
     packs: bool = False
-    """Whether rows that begin alike can be run as trees of tokens, see :mod:`lit_edit.packing`."""
+    """Whether rows that begin alike can be run as trees of tokens, see :mod:`lit_edit.passes.packing`."""
 
     @classmethod
     def of(cls, model: nn.Module) -> Anatomy:
         """Find the parts by module type and by one forward pass over two tokens.
 
         Raises:
-            EditError: if the model is no decoder or no plain one (:func:`lit_edit.refusals.refuse_model`), its blocks or
+            EditError: if the model is no decoder or no plain one (:func:`lit_edit.models.refusals.refuse_model`), its blocks or
                 down-projections cannot be told apart, or an MLP's output reaches the residual stream in a way that a linear
                 memory cannot account for.
         """
@@ -100,8 +100,8 @@ class Anatomy:
         down_name = find_down(blocks, int(hidden), name)
         after = next((n for n in ("post_feedforward_layernorm", "post_mlp_layernorm") if hasattr(blocks[0], n)), None)
         tuple_output = returns_tuple(model, blocks, down_name, after, name)
-        from lit_edit.packing import packs_exactly  # late: these run models, which takes an anatomy
-        from lit_edit.suffix import continues_exactly
+        from lit_edit.passes.packing import packs_exactly  # late: these run models, which takes an anatomy
+        from lit_edit.passes.suffix import continues_exactly
 
         found = cls(model, blocks_name, down_name, after, tuple_output)
         size = min(PACK, found.positions)

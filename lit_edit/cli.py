@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_edit.arguments import ids
 from lit_edit.board import EditBoard, write_text
 from lit_edit.callbacks import (
     BoardKeeper,
@@ -28,19 +27,20 @@ from lit_edit.callbacks import (
     SpectralDrift,
     StreamCheckpoint,
 )
-from lit_edit.checkpoint_folder import newest, renew_last
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
-from lit_edit.command import command, requeued
 from lit_edit.data import EditStream
 from lit_edit.errors import EditError
-from lit_edit.interrupts import Terminated, ending_in_order
 from lit_edit.module import ContinualEditor
-from lit_edit.parser import VERBS, SentenceCLI
-from lit_edit.paths import check_writable, named, unused
+from lit_edit.options.arguments import ids
+from lit_edit.options.command import command, requeued
+from lit_edit.options.parser import VERBS, SentenceCLI
 from lit_edit.progress import Progress, QuietProgress, fitting
 from lit_edit.progress.messages import only_warnings
-from lit_edit.row_logger import RowLogger
-from lit_edit.run_settings import settings_of
+from lit_edit.runs.checkpoint_folder import newest, renew_last
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO, header, prove
+from lit_edit.runs.interrupts import Terminated, ending_in_order
+from lit_edit.runs.paths import check_writable, named, unused
+from lit_edit.runs.row_logger import RowLogger
+from lit_edit.runs.run_settings import settings_of
 from lit_edit.strategies import of_several, register
 
 DESCRIPTION = "Continual knowledge editing of language models; 'lit-edit --help' lists all verbs."

@@ -11,18 +11,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.convergence import scalars
 from lit_edit.corpus import Corpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
 from lit_edit.evaluation import Evaluated
 from lit_edit.guards.base import Guard, viewing
-from lit_edit.identity import load_pretrained
 from lit_edit.micro_batches import enough_memory
-from lit_edit.preparation import second_moments, spectra
+from lit_edit.models.identity import load_pretrained
+from lit_edit.parallel.sharding import shard
 from lit_edit.prompts import Encoder, sample_contexts
-from lit_edit.sharding import shard
 from lit_edit.spectrum import Spectrum
+from lit_edit.statistics.convergence import scalars
+from lit_edit.statistics.preparation import second_moments, spectra
 from lit_edit.store import Store, fingerprint
 from lit_edit.strategies import mesh_of
 from lit_edit.targets import TargetOptions

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.batch.records import RecordScores
 from lit_edit.errors import MalformedRecord
-from lit_edit.forward import greedy
-from lit_edit.generation import end_tokens
 from lit_edit.metrics import EditScores, Interval, paired_change
 from lit_edit.micro_batches import enough_memory
+from lit_edit.parallel.ranks import Ranks
+from lit_edit.passes.forward import greedy
+from lit_edit.passes.generation import end_tokens
 from lit_edit.probes.base import Probe, no_outcomes
 from lit_edit.prompts import Encoder
-from lit_edit.ranks import Ranks
-from lit_edit.records import RecordScores
 from lit_edit.request import EditBatch, EditRequest
 from lit_edit.scoring import Scorer
 
@@ -112,7 +112,7 @@ class Evaluated(L.LightningModule):
         return self.ranks.share(requests, lambda mine: self.scorer.requests(mine, self.unedited))
 
     def generate(self, prompts: Sequence[str], tokens: int, until: Sequence[str] = ()) -> list[str]:
-        """Greedy continuations, see :func:`lit_edit.generation.generate`; ranks continue a share of the prompts each."""
+        """Greedy continuations, see :func:`lit_edit.passes.generation.generate`; ranks continue a share of the prompts each."""
         return self.ranks.share(prompts, lambda mine: self.scorer.generate(mine, tokens, until))
 
     def _measure(self, probe: Probe, items: Sequence[Any]) -> Tensor:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import at_least_float32, block_outputs, reading, run_until, starting_after
-from lit_edit.layout import lay
 from lit_edit.micro_batches import halving
+from lit_edit.parallel.ranks import Ranks
+from lit_edit.passes.forward import at_least_float32, block_outputs, reading, run_until, starting_after
+from lit_edit.passes.layout import lay
 from lit_edit.prompts import EditRows
-from lit_edit.ranks import Ranks
 
 Read = TypeVar("Read")
 

@@ -10,23 +10,23 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
-from lit_edit.bookkeeping import account, logged, mean, reached, tokenised
-from lit_edit.boundary import set_random_state
+from lit_edit.batch.bookkeeping import account, logged, mean, reached, tokenised
+from lit_edit.batch.finite import new_state
+from lit_edit.batch.outcome import BatchOutcome
+from lit_edit.batch.rejection import solving
+from lit_edit.batch.state import State, restore, snapshot
 from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError, Rejected
-from lit_edit.finite import new_state
 from lit_edit.guards.base import Guard
-from lit_edit.interrupts import Interrupts
 from lit_edit.journal import Applied
 from lit_edit.micro_batches import enough_memory
-from lit_edit.outcome import BatchOutcome
 from lit_edit.prompts import EditRows
-from lit_edit.rejection import solving
 from lit_edit.request import EditBatch
-from lit_edit.resumable import ResumableModel
+from lit_edit.runs.boundary import set_random_state
+from lit_edit.runs.interrupts import Interrupts
+from lit_edit.runs.resumable import ResumableModel
 from lit_edit.spectrum import Spectrum
-from lit_edit.state import State, restore, snapshot
 from lit_edit.store import Store
 from lit_edit.strategies import ranks_of
 from lit_edit.targets import TargetOptions, Targets
@@ -52,7 +52,7 @@ class ContinualEditor(ResumableModel):
         dtype: dtype the model runs in.
         corpus: text for the second moments of the keys; default: sampled from the unedited model itself.
         moment_tokens: tokens of it to use; default: ten per input dimension of the edited weights, or all that ``corpus`` has
-            where it is :class:`lit_edit.whole_documents.WholeDocuments` (the published 100,000 documents).
+            where it is :class:`lit_edit.statistics.whole_documents.WholeDocuments` (the published 100,000 documents).
         moments_from: second moments to take from ``.npz`` files of the reference implementations instead: a folder, or a
             pattern with ``{}`` for the layer's number.
         cache_dir: where second moments and spectra are kept between runs.

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
 from lit_edit.micro_batches import Room, enough_memory, halving
-from lit_edit.partial import Partial, Stale
+from lit_edit.parallel.ranks import Ranks
+from lit_edit.parallel.replicas import check_alike
+from lit_edit.parallel.sharding import given_back
 from lit_edit.prompts import right_pad
-from lit_edit.ranks import Ranks
-from lit_edit.replicas import check_alike
-from lit_edit.second_moment import SecondMoment
-from lit_edit.sharding import given_back
+from lit_edit.statistics.partial import Partial, Stale
 
 WINDOW = 256
 """Documents that are read ahead to find some of like length: padding is computed and thrown away."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.batch.records import RecordScores, Tally, asked
 from lit_edit.errors import MalformedRecord
-from lit_edit.forward import frozen, logits_at
 from lit_edit.micro_batches import Room, halving
-from lit_edit.packing import packed_logits_at
-from lit_edit.passes import Pass, passes
+from lit_edit.passes.forward import frozen, logits_at
+from lit_edit.passes.packing import packed_logits_at
+from lit_edit.passes.rows import Pass, passes
 from lit_edit.prompts import Encoder
-from lit_edit.records import RecordScores, Tally, asked
 from lit_edit.request import EditRequest
 
 _REMEMBERED = 2**16
@@ -82,15 +82,15 @@ class Scorer:
         return self.rows([(list(row), 1) for row in rows])
 
     def generate(self, prompts: Sequence[str], tokens: int, until: Sequence[str] = ()) -> list[str]:
-        """Greedy continuations of some prompts; see :func:`lit_edit.generation.generate`."""
-        from lit_edit.generation import generate
+        """Greedy continuations of some prompts; see :func:`lit_edit.passes.generation.generate`."""
+        from lit_edit.passes.generation import generate
 
         return generate(self.anatomy, self.encoder, prompts, tokens, until)
 
     def requests(
         self, requests: Sequence[EditRequest], unedited: Callable[[], AbstractContextManager[object]] | None = None
     ) -> list[RecordScores]:
-        """Score edits on every prompt of each record; see :meth:`lit_edit.records.Tally.judge` for what is computed.
+        """Score edits on every prompt of each record; see :meth:`lit_edit.batch.records.Tally.judge` for what is computed.
 
         On edit prompt and paraphrases the wanted answer is the new one and the other the true one, on neighbourhood prompts it
         is the other way round; a record without a true answer has no comparison on its own prompts. Locality prompts are
@@ -175,7 +175,8 @@ class Scorer:
         """Score token-id rows, each from a given token on.
 
         The last token is only ever a label and never fed; rows that another one begins with are read off that one, and rows
-        that share their beginning share a pack (see :mod:`lit_edit.packing`) where that saves work and the model allows it.
+        that share their beginning share a pack (see :mod:`lit_edit.passes.packing`) where that saves work and the model allows
+        it.
 
         Args:
             rows: token ids and the index (at least 1) of the first one to score.

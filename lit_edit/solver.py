@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import Inverse
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
-from lit_edit.inverses import Inverse
 
 
 class Stack:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
+from lit_edit.options.documents import load_json
 
 log = logging.getLogger(__name__)
 

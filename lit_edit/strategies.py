@@ -13,11 +13,11 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lit_edit.errors import EditError
-from lit_edit.interrupts import end
-from lit_edit.launcher import StreamLauncher
-from lit_edit.process_ranks import LockstepRanks, ProcessRanks
-from lit_edit.ranks import RankFailed, Ranks
-from lit_edit.sharding import check_device
+from lit_edit.parallel.launcher import StreamLauncher
+from lit_edit.parallel.process_ranks import LockstepRanks, ProcessRanks
+from lit_edit.parallel.ranks import RankFailed, Ranks
+from lit_edit.parallel.sharding import check_device
+from lit_edit.runs.interrupts import end
 
 
 class _OneStream(ParallelStrategy):
@@ -66,9 +66,9 @@ class ReplicatedStrategy(_OneStream, DDPStrategy):
     """One stream over several processes, each with the whole model on a device of its own: ``--trainer.strategy replicated``.
 
     Every rank sees every batch; it optimises the targets and reads the keys of its share of the requests, and scores its share
-    of what is measured (:class:`lit_edit.ranks.ProcessRanks`). No gradient is averaged: the change of a batch is the first
-    rank's. Works wherever Lightning's DDP does: started by Lightning itself, by torchrun or under SLURM; gloo on CPUs, NCCL on
-    GPUs.
+    of what is measured (:class:`lit_edit.parallel.ranks.ProcessRanks`). No gradient is averaged: the change of a batch is the
+    first rank's. Works wherever Lightning's DDP does: started by Lightning itself, by torchrun or under SLURM; gloo on CPUs,
+    NCCL on GPUs.
 
     Args:
         timeout: how long a rank waits for another one before the run ends.
@@ -98,8 +98,8 @@ class ReplicatedStrategy(_OneStream, DDPStrategy):
 class ShardedStrategy(_OneStream, ModelParallelStrategy):
     """One stream over several processes that hold a part of the model each: ``--trainer.strategy sharded``.
 
-    For models that do not fit one device. The blocks are cut by FSDP2 (:mod:`lit_edit.sharding`), and all ranks run all
-    requests together: that takes memory from each of them and makes none of them faster. Masters, statistics and solves are
+    For models that do not fit one device. The blocks are cut by FSDP2 (:mod:`lit_edit.parallel.sharding`), and all ranks run
+    all requests together: that takes memory from each of them and makes none of them faster. Masters, statistics and solves are
     whole on every rank, and so are checkpoints, which any other strategy can go on from.
 
     Args:

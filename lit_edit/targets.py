@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
-from lit_edit.forward import at_least_float32
 from lit_edit.micro_batches import by_length, halving, within, worth_a_pass
+from lit_edit.passes.forward import at_least_float32
+from lit_edit.passes.target_rows import Problem
 from lit_edit.prompts import EditRows
-from lit_edit.target_rows import Problem
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def optimise(
 
     All requests run at once: losses are summed, Adam is element-wise, stop and clamp are per request, so the trajectories are
     those of one request at a time. Only the blocks above ``layer`` run, only from the subject's last token on where the family
-    allows it (:func:`lit_edit.suffix.suffixes`), and logits are formed at target positions only.
+    allows it (:func:`lit_edit.passes.suffix.suffixes`), and logits are formed at target positions only.
 
     Source: ``compute_z`` of the released MEMIT and AlphaEdit code.
 

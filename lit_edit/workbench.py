@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.boundary import random_state, set_random_state
+from lit_edit.batch.finite import FiniteReads, finite, new_state, writable
+from lit_edit.batch.rejection import guarded, solving, within_budget
+from lit_edit.batch.state import restore, snapshot
 from lit_edit.delta import Delta, is_finite
 from lit_edit.errors import Rejected
-from lit_edit.finite import FiniteReads, finite, new_state, writable
-from lit_edit.gradients import Captured, capture
 from lit_edit.guards.base import Guard
 from lit_edit.keys import KeyPass, SharedKeyPass
 from lit_edit.micro_batches import enough_memory
+from lit_edit.parallel.ranks import Ranks
+from lit_edit.passes.gradients import Captured, capture
 from lit_edit.prompts import EditRows, Row
-from lit_edit.ranks import Ranks
-from lit_edit.rejection import guarded, solving, within_budget
+from lit_edit.runs.boundary import random_state, set_random_state
 from lit_edit.spectrum import Subspace
-from lit_edit.state import restore, snapshot
 from lit_edit.targets import Step, TargetOptions, Targets, optimise, tail, together
 
 
@@ -98,13 +98,13 @@ class Workbench:
         return FiniteReads(SharedKeyPass(self.ranks, self.anatomy, rows, self.pad, self.options.requests_at_once))
 
     def capture(self, portions: Sequence[Sequence[Row]], answers_only: bool) -> list[tuple[dict[int, Captured], float]]:
-        """What the loss of each portion asks of the edited layers, see :func:`lit_edit.gradients.capture`.
+        """What the loss of each portion asks of the edited layers, see :func:`lit_edit.passes.gradients.capture`.
 
         Ranks run a share of the portions each.
 
         Args:
             portions: rows that go through the model together.
-            answers_only: see :func:`lit_edit.gradients.capture`.
+            answers_only: see :func:`lit_edit.passes.gradients.capture`.
 
         Raises:
             Rejected: if an input or a gradient is not finite.

@@ -8,12 +8,12 @@ from pathlib import Path
 import lightning as L
 
 from lit_edit.callbacks import ImmediateScores, JournalKeeper, Report, SpectralDrift
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.data import EditStream
 from lit_edit.editors import MEMIT
 from lit_edit.guards import REVIVE
 from lit_edit.module import ContinualEditor
 from lit_edit.probes import Perplexity
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.targets import TargetOptions
 
 NAMES = (

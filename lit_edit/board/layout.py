@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lit_edit.drift import GROUPS
+from lit_edit.algebra.drift import GROUPS
 
 _SHORT = {
     "norm over the original norm": "relative_norm",

@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from lit_edit.checkpoint_folder import also_called
 from lit_edit.errors import EditError
-from lit_edit.interrupts import Terminated
-from lit_edit.ranks import Ranks
+from lit_edit.parallel.ranks import Ranks
+from lit_edit.runs.checkpoint_folder import also_called
+from lit_edit.runs.interrupts import Terminated
 
 GENERATIONS = 2
 """Checkpoints that are kept where one would do: the newest may turn out to be damaged."""
@@ -29,9 +29,9 @@ class StreamCheckpoint(ModelCheckpoint):
     everything once. Rows still in memory are written before it. Another one follows the last batch of a run: the end of the
     stream, of ``max_steps`` or of ``max_time``.
 
-    Every file is read back before it counts (:class:`~lit_edit.checkpoint_io.SafetensorsCheckpointIO`). With ``save_top_k=1``
-    and no ``monitor`` the two newest stay, and ``last.ckpt`` is another name of the newest one; where it is a file of its
-    own, the one before it stays as ``last-previous.ckpt``.
+    Every file is read back before it counts (:class:`~lit_edit.runs.checkpoint_io.SafetensorsCheckpointIO`). With
+    ``save_top_k=1`` and no ``monitor`` the two newest stay, and ``last.ckpt`` is another name of the newest one; where it is a
+    file of its own, the one before it stays as ``last-previous.ckpt``.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:

@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lit_edit.algebra.drift import GROUPS, MEASURES, cosine, drift, examine, sizes
+from lit_edit.algebra.key_memory import KeyMemory
 from lit_edit.board import place
 from lit_edit.callbacks.drift_figures import overlap_figure, spectrum_figure
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.delta import Delta
-from lit_edit.drift import GROUPS, MEASURES, cosine, drift, examine, sizes
 from lit_edit.errors import EditError
 from lit_edit.figures import to_image
-from lit_edit.key_memory import KeyMemory
 from lit_edit.request import EditRequest
 
 __all__ = ["GROUPS", "MEASURES", "SpectralDrift", "drift"]
@@ -34,11 +34,11 @@ class SpectralDrift(StreamWatcher):
     only what evaluation is shown (PRUNE's view) does not count. Every look finds the dominant singular vectors; every
     ``full_every``-th look, and the one at the end of the stream, finds all singular values as well, for the measures that need
     them and for two figures per layer in TensorBoard, ``drift/spectrum/layer_<i>`` and ``drift/overlap/layer_<i>``. Matrices
-    whose smaller side is at most :data:`lit_edit.leading.EXACT_SIDE` are decomposed in full at every look, which is cheap.
-    A measure is exact to the tolerances stated in :mod:`lit_edit.leading`, or missing at that look.
+    whose smaller side is at most :data:`lit_edit.algebra.leading.EXACT_SIDE` are decomposed in full at every look, which is
+    cheap. A measure is exact to the tolerances stated in :mod:`lit_edit.algebra.leading`, or missing at that look.
 
     What is kept between batches, and in checkpoints: the last change of every layer (as thin factors; without those up to
-    2^24 numbers, and nothing above), and directions of earlier keys (:class:`lit_edit.key_memory.KeyMemory`).
+    2^24 numbers, and nothing above), and directions of earlier keys (:class:`lit_edit.algebra.key_memory.KeyMemory`).
 
     Args:
         every_n_batches: batches between two looks; 0 turns it off. The last batch of the stream is always looked at.

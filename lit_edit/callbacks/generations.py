@@ -13,16 +13,16 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lit_edit.batch.records import RecordScores
 from lit_edit.board import place, write_text
 from lit_edit.callbacks.watcher import StreamWatcher
 from lit_edit.errors import EditError
-from lit_edit.generation import generate
 from lit_edit.metrics import EditScores
 from lit_edit.metrics.answers import containment, exact_match, negation_prompt
 from lit_edit.metrics.fluency import whole_text
 from lit_edit.metrics.references import References
 from lit_edit.metrics.text import text_entropy
-from lit_edit.records import RecordScores
+from lit_edit.passes.generation import generate
 from lit_edit.request import EditRequest
 from lit_edit.store import append_durably, write_atomically
 from lit_edit.strategies import ranks_of

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lit_edit.errors import EditError
-from lit_edit.replicas import check_alike, digests
+from lit_edit.parallel.replicas import check_alike, digests
 
 
 class ReplicaCheck(Callback):

@@ -19,11 +19,11 @@ from lit_edit.callbacks.drift import SpectralDrift
 from lit_edit.callbacks.generations import Generations
 from lit_edit.callbacks.immediate import ImmediateScores
 from lit_edit.callbacks.retention import RetentionScores
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.journal import finite
+from lit_edit.options.documents import load_json
 from lit_edit.report.environment import environment
-from lit_edit.run_folder import FORMAT
+from lit_edit.runs.run_folder import FORMAT
 from lit_edit.store import write_atomically
 
 

@@ -69,7 +69,7 @@ class RetentionScores(StreamWatcher):
         cohorts: most cohorts.
         metric: which prompts: ``efficacy``, ``paraphrase``, ``neighbourhood``, ``portability`` or ``locality``, the last two
             also by kind, e.g. ``portability_reasoning``.
-        scoring: see :meth:`lit_edit.records.Tally.judge`.
+        scoring: see :meth:`lit_edit.batch.records.Tally.judge`.
 
     Raises:
         EditError: for a number out of range, or a metric or scoring that there is not.

@@ -9,8 +9,8 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lit_edit.batch.outcome import BatchOutcome
 from lit_edit.errors import EditError
-from lit_edit.outcome import BatchOutcome
 from lit_edit.request import EditRequest
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from lit_edit.data.reader import kind
 from lit_edit.errors import EditError, brief, first_line
-from lit_edit.paths import named
 from lit_edit.request import EditRequest, SetAside
+from lit_edit.runs.paths import named
 
 Row = tuple[int, "dict[str, Any] | SetAside"]
 """A row's number, counted from 1, and the row or the reason why it could not be read."""

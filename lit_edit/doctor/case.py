@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lit_edit.anatomy import Anatomy
 from lit_edit.doctor.finding import Finding, Outcome, off
 from lit_edit.errors import EditError
-from lit_edit.forward import at_least_float32
+from lit_edit.models.refusals import first_line
+from lit_edit.passes.forward import at_least_float32
+from lit_edit.passes.trial import rounding
 from lit_edit.prompts import Encoder
-from lit_edit.refusals import first_line
-from lit_edit.trial import rounding
 
 SENTENCES = (
     "Ada Lovelace was born in the city of London, where her mother lived.",
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def allowed(self) -> float:
-        """Up to where a :func:`~lit_edit.trial.difference` of logits is rounding."""
+        """Up to where a :func:`~lit_edit.passes.trial.difference` of logits is rounding."""
         return rounding(self.anatomy.dtype, self.anatomy.device)
 
     @cached_property

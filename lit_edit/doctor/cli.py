@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from lit_edit.arguments import SentenceParser
 from lit_edit.doctor.examiner import examine, refusal
 from lit_edit.doctor.finding import Examination
 from lit_edit.doctor.text import table
 from lit_edit.errors import EditError
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
+from lit_edit.options.arguments import SentenceParser
 from lit_edit.store import write_atomically
 
 _DESCRIPTION = """

@@ -14,16 +14,16 @@ from math import nan
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import Inverse
 from lit_edit.delta import Delta
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, note, off, ok
 from lit_edit.doctor.tokens import decoded
 from lit_edit.editors.locate import LocateThenEdit
 from lit_edit.errors import EditError, Rejected
-from lit_edit.forward import logits_at, reading, run_until
-from lit_edit.inverses import Inverse
+from lit_edit.models.refusals import first_line
+from lit_edit.passes.forward import logits_at, reading, run_until
 from lit_edit.prompts import EditRows
-from lit_edit.refusals import first_line
 from lit_edit.request import EditRequest
 from lit_edit.solver import WithHistory, solve
 from lit_edit.spectrum import Subspace

@@ -14,7 +14,7 @@ from lit_edit.doctor import edit, numbers, outputs, padding, parts, passes, shap
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Examination, Finding, Verdict
 from lit_edit.errors import EditError
-from lit_edit.forward import frozen
+from lit_edit.passes.forward import frozen
 from lit_edit.prompts import Encoder
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, cannot, note, off, ok
-from lit_edit.forward import reading
-from lit_edit.refusals import first_line
+from lit_edit.models.refusals import first_line
+from lit_edit.passes.forward import reading
 from lit_edit.solver import solve
 
 _ROOM = 8.0

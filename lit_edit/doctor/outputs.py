@@ -7,11 +7,11 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from lit_edit.decoder import hidden_of, in_features, norm_factors, out_features
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, off, ok
 from lit_edit.doctor.parts import spans
-from lit_edit.forward import at_least_float32, reading, run_until
+from lit_edit.models.decoder import hidden_of, in_features, norm_factors, out_features
+from lit_edit.passes.forward import at_least_float32, reading, run_until
 
 _STEP = 0.02
 """Size of the change that is tried, relative to the MLP's output: small enough for a norm to be linear."""

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lit_edit.doctor.case import Case, Check, equal
 from lit_edit.doctor.finding import Outcome, cannot, note, off, ok
-from lit_edit.forward import at_least_float32
-from lit_edit.generation import tried_left_padding
+from lit_edit.models.refusals import first_line
+from lit_edit.passes.forward import at_least_float32
+from lit_edit.passes.generation import tried_left_padding
+from lit_edit.passes.trial import CANNOT_RUN, difference
 from lit_edit.prompts import right_pad, right_pad_unmasked
-from lit_edit.refusals import first_line
-from lit_edit.trial import CANNOT_RUN, difference
 
 _Pad = Callable[..., dict[str, Tensor]]
 

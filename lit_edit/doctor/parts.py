@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_edit.decoder import in_features, is_projection, is_transposed, norm_factors, out_features, stored_weight
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, note, off, ok
-from lit_edit.forward import at_least_float32, reading, run_until
-from lit_edit.trial import difference
+from lit_edit.models.decoder import in_features, is_projection, is_transposed, norm_factors, out_features, stored_weight
+from lit_edit.passes.forward import at_least_float32, reading, run_until
+from lit_edit.passes.trial import difference
 
 _NOTHING = "Nothing has to be set: no edit depends on it."
 

@@ -7,11 +7,11 @@ import torch
 from lit_edit.anatomy import PACK
 from lit_edit.doctor.case import Case, Check, equal
 from lit_edit.doctor.finding import Outcome, cannot, note, off, ok
-from lit_edit.forward import at_least_float32, block_outputs, last_mlp_at, logits_at, reading, starting_after
-from lit_edit.packing import pack_inputs, packed_logits_at, plant, tried_packing
+from lit_edit.passes.forward import at_least_float32, block_outputs, last_mlp_at, logits_at, reading, starting_after
+from lit_edit.passes.packing import pack_inputs, packed_logits_at, plant, tried_packing
+from lit_edit.passes.suffix import suffixes, tried_continuing
+from lit_edit.passes.trial import difference
 from lit_edit.prompts import right_pad_unmasked
-from lit_edit.suffix import suffixes, tried_continuing
-from lit_edit.trial import difference
 
 _UNUSABLE = "Targets and keys would be those of another model: this family cannot be edited."
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_edit.decoder import in_features, is_projection, out_features
 from lit_edit.doctor.case import Case, Check
 from lit_edit.doctor.finding import Outcome, cannot, note, off, ok
 from lit_edit.doctor.parts import spans
 from lit_edit.doctor.published import published
-from lit_edit.trial import CANNOT_RUN
+from lit_edit.models.decoder import in_features, is_projection, out_features
+from lit_edit.passes.trial import CANNOT_RUN
 
 _FEW_POSITIONS = 64
 """Tokens that a prompt, its answer and a sampled context in front of them may take."""

@@ -9,7 +9,7 @@ import torch
 
 from lit_edit.doctor.case import SENTENCES, Case, Check
 from lit_edit.doctor.finding import Outcome, cannot, note, off, ok
-from lit_edit.forward import logits_at
+from lit_edit.passes.forward import logits_at
 
 TEXTS = {
     "plain text": "Ada Lovelace was born in London, wasn't she?",

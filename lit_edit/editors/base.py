@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lit_edit.second_moment import SecondMoment
+from lit_edit.algebra.second_moment import SecondMoment
 
 if TYPE_CHECKING:
     from lit_edit.prompts import EditRows, Encoder

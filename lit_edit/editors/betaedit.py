@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lit_edit.algebra.inverses import SpectralInverse
+from lit_edit.algebra.second_moment import SecondMoment
+from lit_edit.batch.state import Growing
 from lit_edit.delta import Delta
 from lit_edit.editors.locate import required
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.errors import EditError, Rejected
-from lit_edit.inverses import SpectralInverse
-from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
-from lit_edit.state import Growing
 
 
 class BetaEdit(PreservingEditor):

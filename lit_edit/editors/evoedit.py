@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lit_edit.batch.state import Growing
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.alphaedit import AlphaEdit
 from lit_edit.editors.locate import joined
 from lit_edit.errors import EditError
 from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
-from lit_edit.state import Growing
 
 
 class EvoEdit(AlphaEdit):

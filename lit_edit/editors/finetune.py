@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from lit_edit.decoder import is_transposed
 from lit_edit.delta import Delta
-from lit_edit.descent import DescentOptions, Shares, descend, mean_of_rows, mean_of_tokens
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
+from lit_edit.models.decoder import is_transposed
+from lit_edit.passes.descent import DescentOptions, Shares, descend, mean_of_rows, mean_of_tokens
 from lit_edit.prompts import EditRows, Encoder, Row
 from lit_edit.targets import Targets
 from lit_edit.workbench import Workbench
@@ -38,7 +38,7 @@ class FT(Editor):
       one-token answers only. Here every token is read where it is predicted; ``prompt_last=True`` reproduces the released
       loss, on which published tables depend.
     * The released code also trains biases of the edited projections where a family has them (GPT-2, GPT-J); this library
-      edits matrices only. :func:`lit_edit.descent.descend` trains any parameters.
+      edits matrices only. :func:`lit_edit.passes.descent.descend` trains any parameters.
     * With Llama's tokenizer the released code trains the BOS token and the padding of the answers as if they were answers;
       that is not reproduced.
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import Inverse
+from lit_edit.algebra.second_moment import SecondMoment
+from lit_edit.batch.finite import finite
+from lit_edit.batch.rejection import solving
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.base import Editor
-from lit_edit.finite import finite
-from lit_edit.inverses import Inverse
 from lit_edit.prompts import EditRows
-from lit_edit.rejection import solving
-from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_edit.algebra.inverses import Inverse, Pencil, SpectralInverse
+from lit_edit.algebra.second_moment import SecondMoment
+from lit_edit.batch.state import Growing
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.locate import LocateThenEdit, required
 from lit_edit.errors import EditError
-from lit_edit.inverses import Inverse, Pencil, SpectralInverse
 from lit_edit.prompts import EditRows
-from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
-from lit_edit.state import Growing
 from lit_edit.targets import Targets
 from lit_edit.workbench import Workbench
 
@@ -55,8 +55,8 @@ class LyapLock(LocateThenEdit):
 
     State: keys and outputs of the latest edits, and two numbers per layer. Once ``d_in / 2`` keys have gathered they are folded
     into :math:`G = T T^T` and :math:`B = Y T^T`, and :math:`c\,C + G` is factored for every ``c`` at once
-    (:class:`lit_edit.inverses.Pencil`), so that neither memory nor the cost of a solve grows for ever. A change is dense: with
-    another ``c``, it rewrites everything.
+    (:class:`lit_edit.algebra.inverses.Pencil`), so that neither memory nor the cost of a solve grows for ever. A change is
+    dense: with another ``c``, it rewrites everything.
 
     Source: LyapLock, EMNLP 2025; the released code. A first batch that changes nothing does not set the budget; the next one
     does.

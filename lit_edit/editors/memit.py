@@ -16,7 +16,7 @@ class MEMIT(PreservingEditor):
 
     Without history nothing protects earlier edits. With it, batches with fixed keys and targets give exactly the one-shot
     solution on all of them. The published sequential variant (MEMIT_seq in the AlphaEdit code) keeps ``H H^T`` as a float32
-    matrix, and as released never receives it; here the keys enter exactly, see :class:`lit_edit.history.KeyHistory`.
+    matrix, and as released never receives it; here the keys enter exactly, see :class:`lit_edit.algebra.history.KeyHistory`.
 
     Source: Meng et al. 2022, arXiv 2210.07229, eq. 14; the released code solves in float64, and so does this.
 

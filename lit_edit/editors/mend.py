@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.delta import Delta
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
-from lit_edit.gradients import Captured
 from lit_edit.mend.file import Trained, load_network, weight_hash
 from lit_edit.mend.network import HyperNetwork
-from lit_edit.second_moment import SecondMoment
+from lit_edit.passes.gradients import Captured
 
 if TYPE_CHECKING:
     from lit_edit.prompts import EditRows, Encoder

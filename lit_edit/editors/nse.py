@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import FactoredInverse, Inverse
+from lit_edit.algebra.second_moment import SecondMoment
+from lit_edit.batch.finite import finite
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.errors import EditError
-from lit_edit.finite import finite
-from lit_edit.inverses import FactoredInverse, Inverse
 from lit_edit.prompts import EditRows
-from lit_edit.second_moment import SecondMoment
 from lit_edit.solver import Within, solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
@@ -179,7 +179,7 @@ class Block:
         self.inner, self.chosen = inner, chosen_S
 
     def __call__(self, columns_IN: Tensor) -> Tensor:
-        """See :class:`lit_edit.inverses.Inverse`."""
+        """See :class:`lit_edit.algebra.inverses.Inverse`."""
         columns = columns_IN.double()
         out = torch.zeros_like(columns)
         out[self.chosen] = self.inner(columns[self.chosen])

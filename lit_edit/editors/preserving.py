@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lit_edit.algebra.inverses import Metric, moment_inverse
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.editors.locate import required
 from lit_edit.editors.remembering import RememberingEditor
 from lit_edit.errors import EditError
-from lit_edit.inverses import Metric, moment_inverse
-from lit_edit.second_moment import SecondMoment
 
 
 class PreservingEditor(RememberingEditor):

@@ -6,9 +6,9 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from lit_edit.algebra.history import KeyHistory
+from lit_edit.algebra.inverses import Inverse, Metric
 from lit_edit.editors.locate import LeastSquaresEditor
-from lit_edit.history import KeyHistory
-from lit_edit.inverses import Inverse, Metric
 
 
 class RememberingEditor(LeastSquaresEditor):

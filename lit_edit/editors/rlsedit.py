@@ -13,9 +13,9 @@ class RLSEdit(PreservingEditor):
 
     with keys ``K_t`` ``[d_in, n]``, residuals :math:`R_t = V_t - W_{t-1} K_t` ``[d_out, n]`` and second moment ``C``. The paper
     carries :math:`A_t^{-1}` itself and downdates it by the Woodbury identity; here the keys are carried, see
-    :class:`lit_edit.history.KeyHistory`, which is the same in exact arithmetic and does not collect rounding. With fixed keys
-    and targets, batches give exactly the one-shot solution on all of them. It is MEMIT with history and a ridge, and so ENCORE
-    without its early stop.
+    :class:`lit_edit.algebra.history.KeyHistory`, which is the same in exact arithmetic and does not collect rounding. With
+    fixed keys and targets, batches give exactly the one-shot solution on all of them. It is MEMIT with history and a ridge, and
+    so ENCORE without its early stop.
 
     Source: arXiv 2601.15686. The released code is not this formula: it starts every batch from :math:`A_0`, and takes the
     residual for the target, from which it subtracts the current output once more. Neither is reproduced.

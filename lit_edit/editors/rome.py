@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import Inverse, Ridge, moment_inverse
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.anatomy import Anatomy
+from lit_edit.batch.finite import finite
+from lit_edit.batch.rejection import solving
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.locate import LocateThenEdit, required
 from lit_edit.errors import EditError
-from lit_edit.finite import finite
-from lit_edit.inverses import Inverse, Ridge, moment_inverse
 from lit_edit.keys import KeyPass
+from lit_edit.parallel.sharding import gathered
 from lit_edit.prompts import EditRows
-from lit_edit.rejection import solving
-from lit_edit.second_moment import SecondMoment
-from lit_edit.sharding import gathered
 from lit_edit.solver import Within
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
@@ -31,7 +31,7 @@ _LEAST_COSINE = 1e-6
 r"""Keys come in float32, so below this a cosine between key and direction is rounding.
 
 An averaged key never gets there: :math:`\cos(k, C^{-1} k) \ge 2 \sqrt\kappa / (1 + \kappa)`, which is 2e-5 for the largest
-condition number :math:`\kappa` that the floor of :class:`lit_edit.inverses.SpectralInverse` leaves.
+condition number :math:`\kappa` that the floor of :class:`lit_edit.algebra.inverses.SpectralInverse` leaves.
 """
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lit_edit.algebra.inverses import Ridge
+from lit_edit.batch.rejection import solving
 from lit_edit.delta import Delta, remove_columns
 from lit_edit.editors.base import Editor
 from lit_edit.errors import EditError
-from lit_edit.inverses import Ridge
 from lit_edit.prompts import EditRows, Encoder, Row
-from lit_edit.rejection import solving
 from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from lit_edit.arguments import SentenceParser
-from lit_edit.command import command
 from lit_edit.export.export import Format, export_model
 from lit_edit.export.lora import MAX_RANK, TOLERANCE
 from lit_edit.export.view import Which
+from lit_edit.options.arguments import SentenceParser
+from lit_edit.options.command import command
 
 _DESCRIPTION = """
 Write the edited model of a run into a folder that others can load: a whole Hugging Face model, the exact change alone, or a

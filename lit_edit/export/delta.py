@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.export.about import Content, about
 from lit_edit.export.card import Kind, card
@@ -17,6 +16,7 @@ from lit_edit.export.changes import changes
 from lit_edit.export.edit_delta import EditDelta
 from lit_edit.export.reading import CONFIG, FORMAT, TENSORS, name
 from lit_edit.journal.files import hashes
+from lit_edit.models.decoder import is_transposed
 from lit_edit.report.numbers import count
 
 

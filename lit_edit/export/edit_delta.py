@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.export.changes import Change
 from lit_edit.export.reading import LayerEntry, read_delta
 from lit_edit.journal.files import hashes
+from lit_edit.models.decoder import is_transposed
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -14,10 +14,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
 from lit_edit.export.about import Content
 from lit_edit.export.card import Kind, card
+from lit_edit.models.decoder import is_transposed
 from lit_edit.spectrum import gram_svd
 
 TOLERANCE = 1e-3

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_edit.checkpoint_folder import newest
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
 from lit_edit.errors import EditError
 from lit_edit.journal import files
 from lit_edit.journal.book import Book, open_book
 from lit_edit.journal.model import Unedited
 from lit_edit.report.run import Run
+from lit_edit.runs.checkpoint_folder import newest
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO, header, prove
 
 _MASTER = re.compile(r"masters\.layer_(\d{1,6})")
 

@@ -19,7 +19,7 @@ from lit_edit.errors import EditError, brief
 from lit_edit.journal import files
 from lit_edit.journal.change import apply
 from lit_edit.journal.records import check, parse
-from lit_edit.paths import named
+from lit_edit.runs.paths import named
 
 _SHAPE = {"start": int, "position": int, "edits": int, "cases": list, "requests": list, "set_aside": list, "scalars": dict}
 _REQUEST = {"id": str, "source": str, "prompt": str, "subject": str, "target": str, "fate": str}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from lit_edit.arguments import SentenceParser
 from lit_edit.errors import EditError
 from lit_edit.journal.book import Book, open_book
+from lit_edit.options.arguments import SentenceParser
 from lit_edit.store import write_atomically
 
 _DESCRIPTION = """

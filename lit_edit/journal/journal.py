@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_edit.batch.outcome import BatchOutcome
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
 from lit_edit.journal import files
 from lit_edit.journal.change import encode
 from lit_edit.journal.records import START, Applied, check, content, parse, sealed
-from lit_edit.outcome import BatchOutcome
 from lit_edit.store import append_durably, write_atomically
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.errors import EditError
-from lit_edit.identity import load_pretrained
-from lit_edit.run_folder import RunFolder
+from lit_edit.models.identity import load_pretrained
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

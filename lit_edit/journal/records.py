@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_edit.documents import load_json
+from lit_edit.batch.outcome import BatchOutcome
 from lit_edit.errors import EditError
-from lit_edit.outcome import BatchOutcome
+from lit_edit.options.documents import load_json
 
 FORMAT = 3
 """Number of the form of records; those of the first had no chain and no number."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from lit_edit.arguments import ids as read_ids
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
 from lit_edit.errors import EditError
 from lit_edit.journal.book import Book, open_book
 from lit_edit.journal.journal import Journal
 from lit_edit.journal.show import seconds
-from lit_edit.run_folder import RunFolder
+from lit_edit.options.arguments import ids as read_ids
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO, header, prove
+from lit_edit.runs.run_folder import RunFolder
 from lit_edit.store import write_atomically
 
 

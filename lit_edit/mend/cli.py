@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.command import command
 from lit_edit.errors import EditError
 from lit_edit.mend.data import PairData
 from lit_edit.mend.training import MendTrainer
-from lit_edit.parser import Parser, SentenceCLI
+from lit_edit.options.command import command
+from lit_edit.options.parser import Parser, SentenceCLI
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 DESCRIPTION = (
     "Train MEND's hyper-network on one model: it learns to turn the gradient of an edit into an update that edits and leaves "

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.mend.network import HyperNetwork
+from lit_edit.options.documents import load_json
 from lit_edit.store import fingerprint, write_atomically
 
 FORMAT = "lit_edit-mend-1"

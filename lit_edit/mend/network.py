@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
-from lit_edit.gradients import Captured
+from lit_edit.passes.gradients import Captured
 
 EPSILON = 1e-7
 """Added to every standard deviation before dividing by it (the released value)."""

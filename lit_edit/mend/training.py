@@ -19,12 +19,12 @@ from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import Corpus, SampledCorpus
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
-from lit_edit.forward import logits_at
-from lit_edit.gradients import Answers, capture
-from lit_edit.identity import load_pretrained
 from lit_edit.mend.data import EditPair, PairBatch, PairData
 from lit_edit.mend.file import Trained, save_network, weight_hash
 from lit_edit.mend.network import HyperNetwork
+from lit_edit.models.identity import load_pretrained
+from lit_edit.passes.forward import logits_at
+from lit_edit.passes.gradients import Answers, capture
 from lit_edit.prompts import Encoder, Row, right_pad
 
 

@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lit_edit.batch.records import RecordScores
 from lit_edit.metrics.functional import harmonic_mean
 from lit_edit.metrics.record_rate import RecordRate
 from lit_edit.metrics.statistics import Interval
-from lit_edit.records import RecordScores
 
 _SCORE = ("efficacy", "paraphrase", "neighbourhood")
 
@@ -20,7 +20,7 @@ class EditScores(nn.Module):
     r"""One :class:`RecordRate` per metric and scoring; every name says protocol, metric, scoring and decoding.
 
     Names read ``edit/<protocol>/<metric>/<scoring>/<decoding>``, e.g. ``edit/immediate/efficacy/success/teacher_forced``; what
-    the scorings are is said in :meth:`lit_edit.records.Tally.judge`. Where efficacy, paraphrase and neighbourhood are all
+    the scorings are is said in :meth:`lit_edit.batch.records.Tally.judge`. Where efficacy, paraphrase and neighbourhood are all
     there, ``score`` is their harmonic mean (the literature's S), once for success and once for accuracy. The rates are
     separate metrics on purpose: a collection that merges equal states would copy one into another as soon as two of them tie.
 

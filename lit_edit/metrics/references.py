@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.metrics.text import TfIdf
+from lit_edit.options.documents import load_json
 from lit_edit.request import EditRequest
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.metrics.words import words
+from lit_edit.options.documents import load_json
 
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 

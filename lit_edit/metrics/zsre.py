@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import frozen, logits_at
 from lit_edit.metrics.functional import record_means
 from lit_edit.micro_batches import halving
+from lit_edit.passes.forward import frozen, logits_at
 from lit_edit.prompts import Encoder, right_pad
 from lit_edit.request import EditRequest
 from lit_edit.scoring import Scorer

@@ -11,16 +11,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_edit.decoder import is_transposed
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.editors import AlphaEdit, BetaEdit, Editor
 from lit_edit.errors import EditError
+from lit_edit.models.decoder import is_transposed
 from lit_edit.plan.network import Network
 from lit_edit.plan.result import Cached
-from lit_edit.preparation import TOKENS_PER_INPUT, _reading
 from lit_edit.prompts import Encoder
-from lit_edit.second_moment import SecondMoment
+from lit_edit.statistics.preparation import TOKENS_PER_INPUT, _reading
+from lit_edit.statistics.whole_documents import WholeDocuments
 from lit_edit.store import Store, fingerprint
-from lit_edit.whole_documents import WholeDocuments
 
 _UNKNOWN = "its name in the cache holds a hash of the weights; --hash true reads the model's files to find out"
 

@@ -11,8 +11,8 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_edit.cli import EditCLI
-from lit_edit.command import command
 from lit_edit.errors import EditError
+from lit_edit.options.command import command
 from lit_edit.plan.planning import plan_run
 from lit_edit.plan.settings import RunSettings, Strategy
 from lit_edit.plan.text import told

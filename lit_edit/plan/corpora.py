@@ -8,8 +8,8 @@ from typing import Any
 from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import TextCorpus
 from lit_edit.moments import WINDOW, _batches
-from lit_edit.preparation import _AT_ONCE
 from lit_edit.prompts import Encoder
+from lit_edit.statistics.preparation import _AT_ONCE
 from lit_edit.world.corpus import WorldCorpus
 
 

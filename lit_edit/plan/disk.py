@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lit_edit.drift import MEASURES
+from lit_edit.algebra.drift import MEASURES
 from lit_edit.plan.result import Cached, Disk, Part
 from lit_edit.plan.scene import Scene
 from lit_edit.plan.standing import checkpoint_bytes, spectra

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 
 from lit_edit.data.loader import spread
-from lit_edit.passes import passes
+from lit_edit.passes.rows import passes
 from lit_edit.plan.network import Network
 from lit_edit.plan.work import Grid
 from lit_edit.probes.base import Probe

@@ -5,8 +5,8 @@ Legend: O = d_out, I = d_in, n = requests of a batch.
 
 from __future__ import annotations
 
+from lit_edit.algebra.leading import EXACT_SIDE
 from lit_edit.editors import EvoEdit
-from lit_edit.leading import EXACT_SIDE
 from lit_edit.plan.preparing import eigen, preparing, total
 from lit_edit.plan.rehearsal import gradients
 from lit_edit.plan.rehearsed import forwarded, target_part

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.decoder import find_blocks, find_down, hidden_of, is_transposed
 from lit_edit.errors import EditError
-from lit_edit.identity import no_decoder, read_config
+from lit_edit.models.decoder import find_blocks, find_down, hidden_of, is_transposed
+from lit_edit.models.identity import no_decoder, read_config
 
 _WHOLE_ROWS = ("mistral", "gemma2", "gemma3_text", "gemma3", "mpt", "bloom")
-"""Families that cannot be run in packs (:mod:`lit_edit.packing`); a run finds out by trying, which takes weights."""
+"""Families that cannot be run in packs (:mod:`lit_edit.passes.packing`); a run finds out by trying, which takes weights."""
 
 
 @dataclass(frozen=True, eq=False)

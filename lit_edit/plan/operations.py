@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lit_edit.algebra.leading import EXACT_SIDE
 from lit_edit.corpus import SampledCorpus
 from lit_edit.data.loader import spread
 from lit_edit.editors import FT, AlphaEdit, BetaEdit, EvoEdit, LyapLock
 from lit_edit.editors.remembering import RememberingEditor
-from lit_edit.leading import EXACT_SIDE
 from lit_edit.plan.disk import looks
 from lit_edit.plan.rehearsal import TargetShape
 from lit_edit.plan.result import Cached, Work

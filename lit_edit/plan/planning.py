@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from lit_edit.data import EditStream
-from lit_edit.identity import read_config, read_tokenizer
+from lit_edit.models.identity import read_config, read_tokenizer
 from lit_edit.module import ContinualEditor
-from lit_edit.packaged import model_path
+from lit_edit.options.packaged import model_path
 from lit_edit.plan import cached as caches
 from lit_edit.plan.advice import advice
 from lit_edit.plan.calibration import calibrate as measure
@@ -29,10 +29,10 @@ from lit_edit.plan.scene import Scene
 from lit_edit.plan.settings import RunSettings
 from lit_edit.plan.state import PROTECTED, keeps_moment, needs_targets, state_of
 from lit_edit.plan.work import StreamWork, fillers, read_batches, rows_of, work_of
-from lit_edit.preparation import TOKENS_PER_INPUT
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
-from lit_edit.whole_documents import WholeDocuments
+from lit_edit.statistics.preparation import TOKENS_PER_INPUT
+from lit_edit.statistics.whole_documents import WholeDocuments
 
 DOCUMENT = 500
 """Tokens that a whole document is taken to have, where all of a corpus is read (an article of Wikipedia, on average)."""

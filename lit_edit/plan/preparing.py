@@ -13,7 +13,7 @@ from lit_edit.plan.result import Part
 from lit_edit.plan.scene import Scene
 from lit_edit.plan.standing import spectra
 from lit_edit.plan.work import Grid
-from lit_edit.preparation import _AT_ONCE
+from lit_edit.statistics.preparation import _AT_ONCE
 
 
 def preparing(scene: Scene) -> list[Part]:

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_edit.forward import logits_at, run_until
-from lit_edit.gradients import _probing
+from lit_edit.passes.forward import logits_at, run_until
+from lit_edit.passes.gradients import _probing
+from lit_edit.passes.suffix import Suffixes
+from lit_edit.passes.target_rows import Problem, _Spots
 from lit_edit.plan.meter import Kept, Live, keeping
 from lit_edit.plan.network import Network
-from lit_edit.suffix import Suffixes
-from lit_edit.target_rows import Problem, _Spots
 
 
 @dataclass(frozen=True)
 class TargetShape:
-    """One part of a target optimisation, as shapes; what :meth:`lit_edit.target_rows.Problem.pose` would make of it."""
+    """One part of a target optimisation, as shapes; what :meth:`lit_edit.passes.target_rows.Problem.pose` would make of it."""
 
     requests: int
     rows: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lit_edit.algebra.history import KeyHistory
 from lit_edit.editors import (
     FT,
     MEND,
@@ -29,7 +30,6 @@ from lit_edit.editors.locate import LocateThenEdit
 from lit_edit.editors.lyaplock import Account
 from lit_edit.editors.preserving import PreservingEditor
 from lit_edit.guards.base import Guard
-from lit_edit.history import KeyHistory
 
 PROTECTED = 0.5
 """Share of the input directions that a null-space editor is taken to protect where its second moments are not there to tell."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from lit_edit.anatomy import PACK
 from lit_edit.data.loader import spread
 from lit_edit.errors import EditError, MalformedRecord
-from lit_edit.packing import plant
+from lit_edit.passes.packing import plant
+from lit_edit.passes.target_rows import _begins
 from lit_edit.plan.network import Network
 from lit_edit.plan.rehearsal import TargetShape
 from lit_edit.prompts import EditRows, Encoder, Row
 from lit_edit.request import EditRequest
-from lit_edit.target_rows import _begins
 from lit_edit.targets import TargetOptions, together
 
 READ = 4096
@@ -174,7 +174,7 @@ def _heads(network: Network, requests: Sequence[EditRows]) -> Grid:
 
 
 def target_shape(requests: Sequence[EditRows]) -> TargetShape:
-    """The shape of one part, as :meth:`lit_edit.target_rows.Problem.pose` lays it out."""
+    """The shape of one part, as :meth:`lit_edit.passes.target_rows.Problem.pose` lays it out."""
     rows = laid_out(requests)
     place = {id(row): at for at, row in enumerate(rows)}
     rewriting = [row for request in requests for row in request.rewriting]
@@ -200,7 +200,7 @@ def _readings(network: Network, requests: Sequence[EditRows]) -> tuple[Grid, Gri
 
 
 def grid(network: Network, rows: Sequence[Sequence[int]]) -> Grid:
-    """How :func:`lit_edit.layout.lay` lays rows out."""
+    """How :func:`lit_edit.passes.layout.lay` lays rows out."""
     longest, size = max(map(len, rows)), min(PACK, network.anatomy.positions)
     if network.anatomy.packs and longest <= size // 2:
         packs = plant(sorted(rows, key=tuple), size)

@@ -10,11 +10,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.command import command
 from lit_edit.errors import EditError
-from lit_edit.parser import Parser, SentenceCLI
+from lit_edit.options.command import command
+from lit_edit.options.parser import Parser, SentenceCLI
 from lit_edit.pretraining.module import Pretrainer, PretrainingData
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 
 class LastCheckpoint(Checkpoint):

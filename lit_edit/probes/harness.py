@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lit_edit.errors import EditError
-from lit_edit.forward import frozen
 from lit_edit.micro_batches import enough_memory
+from lit_edit.passes.forward import frozen
 from lit_edit.probes.base import Probe
 from lit_edit.probes.source import whole
 from lit_edit.scoring import Scorer

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lit_edit.data.source import SUFFIXES
 from lit_edit.errors import EditError
-from lit_edit.paths import named
 from lit_edit.probes.base import Probe
 from lit_edit.probes.source import exact_text, read, whole
 from lit_edit.prompts import Encoder
+from lit_edit.runs.paths import named
 from lit_edit.scoring import Scorer
 
 

@@ -13,8 +13,8 @@ from lit_edit.data.reader import as_text, kind, lookup
 from lit_edit.data.source import SUFFIXES, Row, rows, where
 from lit_edit.data.source import _loaded as loaded
 from lit_edit.errors import EditError, MalformedRecord, brief, cut
-from lit_edit.paths import named
 from lit_edit.request import SetAside
+from lit_edit.runs.paths import named
 
 T = TypeVar("T")
 

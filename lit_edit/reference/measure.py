@@ -20,7 +20,7 @@ from torch import nn
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError, exit_code
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
 from lit_edit.pretraining.measures import accuracy, in_eval_mode, spectral_share
 from lit_edit.probes.perplexity import Perplexity
 from lit_edit.prompts import Encoder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_edit.arguments import SentenceParser
 from lit_edit.errors import EditError
+from lit_edit.options.arguments import SentenceParser
 from lit_edit.report.page import page
 from lit_edit.report.run import Run
 from lit_edit.store import write_atomically

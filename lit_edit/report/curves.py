@@ -12,7 +12,7 @@ from lit_edit.report.charts import Series, legend, line_chart
 from lit_edit.report.markup import Child, details, node, note, section, table
 from lit_edit.report.numbers import number, plain, title
 from lit_edit.report.run import Run
-from lit_edit.run_folder import Curve
+from lit_edit.runs.run_folder import Curve
 
 X = "edits written"
 _EDITS = ("efficacy", "paraphrase", "neighbourhood", "portability", "locality", "score")

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
+from lit_edit.options.documents import load_json
 from lit_edit.report.shapes import Each, Maybe, Nullable, Number, check
-from lit_edit.run_folder import Curve, RunFolder
+from lit_edit.runs.run_folder import Curve, RunFolder
 
 _BOUNDS = Each(Maybe((Number, Number)))
 _SUMMARY = {
@@ -102,12 +102,12 @@ class Run:
 
     @property
     def batches(self) -> dict[str, Curve]:
-        """See :attr:`lit_edit.run_folder.RunFolder.batches`."""
+        """See :attr:`lit_edit.runs.run_folder.RunFolder.batches`."""
         return self.folder.batches
 
     @property
     def validations(self) -> dict[str, Curve]:
-        """See :attr:`lit_edit.run_folder.RunFolder.validations`."""
+        """See :attr:`lit_edit.runs.run_folder.RunFolder.validations`."""
         return self.folder.validations
 
     @cached_property

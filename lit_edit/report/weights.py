@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
-from lit_edit.drift import GROUPS
+from lit_edit.algebra.drift import GROUPS
 from lit_edit.report.charts import Series, legend, line_chart
 from lit_edit.report.curves import X, grid, layered, scale, span
 from lit_edit.report.markup import Child, details, node, note, section, table
 from lit_edit.report.numbers import number, plain, title
 from lit_edit.report.run import Run
-from lit_edit.run_folder import Curve
+from lit_edit.runs.run_folder import Curve
 
 _OTHER = "other measures"
 _UNITS = {

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from jsonargparse import Namespace
 
-from lit_edit.command import command
 from lit_edit.errors import EditError
-from lit_edit.parser import Parser
+from lit_edit.options.command import command
+from lit_edit.options.parser import Parser
 from lit_edit.studies import STUDIES
 from lit_edit.studies.base import Study
 from lit_edit.studies.folder import StudyFolder

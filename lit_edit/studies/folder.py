@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
 from lit_edit.figures import save
 from lit_edit.journal import finite
-from lit_edit.paths import named
+from lit_edit.options.documents import load_json
+from lit_edit.runs.paths import named
 from lit_edit.store import append_durably, write_atomically
 from lit_edit.studies.base import Point, Result, Study
 

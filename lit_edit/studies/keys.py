@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from lit_edit.documents import PlainLoader, load_yaml
 from lit_edit.errors import EditError
+from lit_edit.options.documents import PlainLoader, load_yaml
 
 
 class _Strict(PlainLoader):

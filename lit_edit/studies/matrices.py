@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.decoder import is_transposed
 from lit_edit.errors import EditError
+from lit_edit.models.decoder import is_transposed
 from lit_edit.spectrum import Spectrum, decompose
 
 Which = Literal["down", "mlp", "all"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from lit_edit.run_folder import Curve
+from lit_edit.runs.run_folder import Curve
 from lit_edit.studies.base import Result
 from lit_edit.studies.seeds import Estimate, over_seeds
 

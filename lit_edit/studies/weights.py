@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
 from lit_edit.probes.base import Probe
 from lit_edit.prompts import Encoder
 from lit_edit.scoring import Scorer

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.delta import remove_columns
 from lit_edit.editors import AlphaEdit
-from lit_edit.second_moment import SecondMoment
 from lit_edit.verify import family, walk
 from lit_edit.verify.memit_seq import caches
 from lit_edit.verify.recording import Check, Recording, TensorFile

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lit_edit.errors import EditError, MalformedRecord
-from lit_edit.forward import frozen, logits_at
 from lit_edit.metrics.edit_scores import EditScores
 from lit_edit.metrics.functional import harmonic_mean, record_means
 from lit_edit.metrics.zsre import leading, margins
+from lit_edit.passes.forward import frozen, logits_at
 from lit_edit.prompts import right_pad
 from lit_edit.request import EditRequest
 from lit_edit.scoring import Scorer

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.delta import Delta
 from lit_edit.editors.deltaedit import DeltaEdit
 from lit_edit.prompts import EditRows
-from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.verify.alphaedit import at_least, projector_file, projector_rounding, projectors, rounded_basis

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_edit.decoder import is_transposed
-from lit_edit.descent import DescentOptions, descend
 from lit_edit.errors import EditError
+from lit_edit.models.decoder import is_transposed
+from lit_edit.passes.descent import DescentOptions, descend
 from lit_edit.prompts import EditRows
 from lit_edit.prompts import Row as Tokens
 from lit_edit.verify.recording import Check, Recording, TensorFile

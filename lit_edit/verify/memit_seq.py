@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import Inverse
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.editors import MEMIT
-from lit_edit.inverses import Inverse
-from lit_edit.second_moment import SecondMoment
 from lit_edit.verify import family, walk
 from lit_edit.verify.recording import Check, Recording, TensorFile
 from lit_edit.verify.sequence import Method

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.corpus import DocumentCorpus
 from lit_edit.errors import EditError
 from lit_edit.moments import collect
-from lit_edit.second_moment import SecondMoment
 from lit_edit.verify.recording import Check, Recording
 from lit_edit.verify.table import CLOSED_FORM, THROUGH_MODEL, Row, Tally, Tolerance
 

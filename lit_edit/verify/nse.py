@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import FactoredInverse, Inverse
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.delta import Delta
 from lit_edit.editors import LocateThenEdit
 from lit_edit.editors.nse import NSE, Block
-from lit_edit.inverses import FactoredInverse, Inverse
 from lit_edit.prompts import EditRows
-from lit_edit.second_moment import SecondMoment
 from lit_edit.spectrum import Subspace
 from lit_edit.targets import Targets
 from lit_edit.verify.blank import without_blank

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.documents import load_json
 from lit_edit.errors import EditError
+from lit_edit.options.documents import load_json
 from lit_edit.prompts import EditRows, Encoder
 from lit_edit.request import EditRequest
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lit_edit.algebra.inverses import SpectralInverse
 from lit_edit.delta import Delta
 from lit_edit.editors import MEMIT
 from lit_edit.guards import RECT
-from lit_edit.inverses import SpectralInverse
 from lit_edit.solver import solve
 from lit_edit.verify import family, moments, walk
 from lit_edit.verify.recording import Check, Recording, TensorFile

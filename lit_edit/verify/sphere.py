@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lit_edit.decoder import is_transposed
 from lit_edit.delta import Delta
 from lit_edit.guards import SPHERE
+from lit_edit.models.decoder import is_transposed
 from lit_edit.verify import alphaedit, family, sequence, walk
 from lit_edit.verify.recording import Check, Recording
 from lit_edit.verify.sequence import Method

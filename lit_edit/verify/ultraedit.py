@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_edit.editors.ultraedit import UltraEdit
 from lit_edit.errors import EditError
-from lit_edit.gradients import capture
+from lit_edit.passes.gradients import capture
 from lit_edit.prompts import EditRows, right_pad
 from lit_edit.targets import TargetOptions
 from lit_edit.verify.recording import Check, Recording, TensorFile

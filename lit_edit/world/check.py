@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from lit_edit.errors import exit_code
-from lit_edit.identity import load_pretrained
-from lit_edit.packaged import model_path
+from lit_edit.models.identity import load_pretrained
+from lit_edit.options.packaged import model_path
 from lit_edit.pretraining.measures import Questions, accuracy, blocks, first_tokens, moved_by_patching, spectral_share
 from lit_edit.world.facts import Relation, World
 from lit_edit.world.skills import SKILLS, held_out

@@ -6,9 +6,9 @@ import pytest
 from tiny import normal, save_tiny, tiny_model
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.gradients import Captured
 from lit_edit.mend.file import Trained, save_network, weight_hash
 from lit_edit.mend.network import HyperNetwork
+from lit_edit.passes.gradients import Captured
 
 
 def prepared(folder: Path, width: int) -> Path:
@@ -39,6 +39,6 @@ def narrow(tmp_path_factory) -> Path:
 def known():
     """What these models can do is tried out elsewhere, and not at each of a few hundred loads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lit_edit.packing.packs_exactly", lambda *_: True)
-        patch.setattr("lit_edit.suffix.continues_exactly", lambda _: True)
+        patch.setattr("lit_edit.passes.packing.packs_exactly", lambda *_: True)
+        patch.setattr("lit_edit.passes.suffix.continues_exactly", lambda _: True)
         yield

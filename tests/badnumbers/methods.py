@@ -10,9 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from lit_edit.boundary import random_state
 from lit_edit.callbacks import JournalKeeper
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.data import EditStream
 from lit_edit.editors import (
     EMMET,
@@ -36,6 +34,8 @@ from lit_edit.editors import (
 from lit_edit.errors import MalformedRecord
 from lit_edit.guards import Guard
 from lit_edit.module import ContinualEditor
+from lit_edit.runs.boundary import random_state
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.store import fingerprint
 from lit_edit.targets import TargetOptions
 

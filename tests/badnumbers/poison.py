@@ -12,13 +12,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from methods import state
 
-from lit_edit import gradients, keys, workbench
+from lit_edit import keys, workbench
 from lit_edit.anatomy import Anatomy
 from lit_edit.delta import Delta
 from lit_edit.editors import LocateThenEdit, finetune
 from lit_edit.guards import Guard
 from lit_edit.mend.network import HyperNetwork
 from lit_edit.module import ContinualEditor
+from lit_edit.passes.rows import gradients
 
 
 @dataclass

@@ -7,15 +7,15 @@ from tiny import tiny_model, tiny_tokenizer
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import SampledCorpus
-from lit_edit.descent import DescentOptions, descend, mean_of_tokens
 from lit_edit.errors import EditError, OutOfMemory
-from lit_edit.forward import greedy
-from lit_edit.generation import generate
-from lit_edit.gradients import capture
 from lit_edit.keys import KeyPass
 from lit_edit.metrics.zsre import TokenRow, legacy_margins
 from lit_edit.micro_batches import Room, enough_memory, halving, is_out_of_memory
 from lit_edit.moments import MomentSum, collect
+from lit_edit.passes.descent import DescentOptions, descend, mean_of_tokens
+from lit_edit.passes.forward import greedy
+from lit_edit.passes.generation import generate
+from lit_edit.passes.gradients import capture
 from lit_edit.probes.base import AnswerProbe
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
@@ -208,7 +208,7 @@ PAIRS = [(f"She was seen in {name} and {other}, then in", f"{other} of") for nam
 @pytest.mark.parametrize("packed", [True, False])
 def test_scores(anatomy, encoder, monkeypatch, packed, error):
     if not packed:
-        monkeypatch.setattr("lit_edit.passes.PACK", 2)
+        monkeypatch.setattr("lit_edit.passes.rows.PACK", 2)
     whole = Scorer(anatomy, encoder).answers(PAIRS)
     scorer = Scorer(anatomy, encoder)
     with tight(anatomy.model, 120, error) as sizes:

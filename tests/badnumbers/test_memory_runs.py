@@ -10,11 +10,11 @@ from poison import Leaky, Poison, Watch, injected
 from stream import facts
 
 from lit_edit.callbacks import StreamCheckpoint
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.corpus import TextCorpus
 from lit_edit.errors import OutOfMemory
 from lit_edit.guards import REVIVE
-from lit_edit.parser import told_as_error
+from lit_edit.options.parser import told_as_error
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 SAID = {
     "targets": "the targets of (one request|2 requests at once)",

@@ -9,11 +9,11 @@ from methods import LOCATING, METHODS, STATELESS, editor, fit
 from stream import facts
 from tiny import tiny_model, tiny_tokenizer
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.callbacks import StreamCheckpoint
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.errors import EditError
-from lit_edit.preparation import second_moments
-from lit_edit.second_moment import SecondMoment
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.statistics.preparation import second_moments
 
 NUMBERS = {"nan": math.nan, "inf": math.inf}
 

@@ -8,10 +8,11 @@ from methods import IN_ORDER, LOCATING, METHODS, STATELESS, editor, fit
 from stream import facts
 from tiny import normal
 
-from lit_edit import gradients, keys
+from lit_edit import keys
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.editors import EMMET, MEMIT
 from lit_edit.errors import EditError
-from lit_edit.second_moment import SecondMoment
+from lit_edit.passes.rows import gradients
 
 
 def written(module, originals=True):

@@ -9,10 +9,10 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 from tiny import save_tiny
 
+from lit_edit.algebra.drift import MEASURES
 from lit_edit.board import EditBoard
 from lit_edit.board.tags import description, glossary, shown
 from lit_edit.callbacks import BoardKeeper, Generations, RetentionScores
-from lit_edit.drift import MEASURES
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from stream import editor, stream
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import save_tiny
 
-from lit_edit import leading
+from lit_edit.algebra import leading
+from lit_edit.algebra.drift import MEASURES
 from lit_edit.callbacks import JournalKeeper, Report, SpectralDrift, StreamCheckpoint
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.drift import MEASURES
 from lit_edit.editors import FT, MEMIT, ROME
 from lit_edit.errors import EditError
 from lit_edit.guards import PRUNE
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.spectrum import energy_rank, protected_share, triple_drift
 from lit_edit.workbench import Rejected
 
@@ -133,7 +133,7 @@ def test_tensorboard_gets_scalars_and_figures(model, tmp_path):
 
 def test_large_matrices_get_the_rest_at_full_looks_only(model, tmp_path, monkeypatch):
     monkeypatch.setattr(leading, "EXACT_SIDE", 8)
-    monkeypatch.setattr("lit_edit.drift.EXACT_SIDE", 8)
+    monkeypatch.setattr("lit_edit.algebra.drift.EXACT_SIDE", 8)
     fit(model, tmp_path / "run", SpectralDrift(1, tau=0.1, full_every=3), count=10)
     found = logged(tmp_path / "run")
     assert [step for step, values in found.items() if "drift/effective_rank/layer_0" in values] == [2, 4]

@@ -16,8 +16,8 @@ from stream import write_facts
 from tiny import save_tiny
 
 from lit_edit.__main__ import VERBS
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.overview import TRAINER
+from lit_edit.options.overview import TRAINER
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 pytestmark = pytest.mark.usefixtures("apart")
 

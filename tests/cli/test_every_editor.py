@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_edit.__main__ import main
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.spectrum import decompose, energy_rank, triple_drift
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_edit.__main__ import main
-from lit_edit.parser import nearest
+from lit_edit.options.parser import nearest
 
 ROOT = Path(__file__).resolve().parents[2]
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

@@ -7,8 +7,8 @@ import pytest
 from tiny import save_tiny
 
 from lit_edit.__main__ import main
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.mend import load_network
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.spectrum import decompose, triple_drift
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ def edited(*arguments: str, folder: str) -> tuple[dict, float]:
 
     from lit_edit.anatomy import Anatomy
     from lit_edit.guards import REVIVE
-    from lit_edit.identity import load_pretrained
+    from lit_edit.models.identity import load_pretrained
 
     assert main([*EDIT, "--run_dir", folder, *arguments]) == 0
     masters = SafetensorsCheckpointIO().load_checkpoint(f"{folder}/checkpoints/last.ckpt")["state_dict"]

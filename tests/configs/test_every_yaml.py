@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lit_edit.packaged import config_names, config_path
+from lit_edit.options.packaged import config_names, config_path
 
 OPTIONS = {"editors": "--model.editor", "guards": "--model.guards", "probes": "--data.probes"}
 OWN_VERBS = ("mend", "pretrain_facts", "pretrain_world")
@@ -62,7 +62,7 @@ def test_training_of_the_network_of_mend():
 
 
 def test_training_of_the_embedded_model():
-    from lit_edit.name_parser import NameParser
+    from lit_edit.options.name_parser import NameParser
     from lit_edit.pretraining.cli import PretrainCLI
     from lit_edit.world.pretrain import WorldData, WorldPretrainer
 

@@ -14,9 +14,9 @@ import yaml
 import lit_edit
 from lit_edit.__main__ import main
 from lit_edit.errors import EditError
-from lit_edit.identity import load_pretrained
-from lit_edit.name_parser import NameParser
-from lit_edit.packaged import config_names, config_path, located, model_path, nearest, with_files
+from lit_edit.models.identity import load_pretrained
+from lit_edit.options.name_parser import NameParser
+from lit_edit.options.packaged import config_names, config_path, located, model_path, nearest, with_files
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from test_presets import parsed, text
 
-from lit_edit.packaged import config_names, config_path
+from lit_edit.options.packaged import config_names, config_path
 
 SETTINGS = sorted(name for name in config_names() if name.startswith("paper/"))
 NUMBERS = ("efficacy", "paraphrase", "neighbourhood", "fluency", "consistency")

@@ -11,8 +11,8 @@ from tiny import save_tiny
 
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 FAMILY = {
     "gpt2-xl": ("gpt2", {}),

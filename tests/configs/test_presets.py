@@ -9,7 +9,7 @@ import yaml
 from released import DERIVED, EDITORS, MEMIT, as_options
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.packaged import config_names, config_path
+from lit_edit.options.packaged import config_names, config_path
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = sorted(name for name in config_names() if re.fullmatch(r"models/[^/]+", name))

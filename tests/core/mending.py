@@ -8,8 +8,8 @@ from stream import ANSWERS, NAMES
 from tiny import normal, tiny_model, tiny_tokenizer
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.gradients import Captured
 from lit_edit.mend.network import HyperNetwork
+from lit_edit.passes.gradients import Captured
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 

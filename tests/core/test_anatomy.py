@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from lit_edit.anatomy import Anatomy, hidden_of
 from lit_edit.errors import EditError
-from lit_edit.forward import reading
+from lit_edit.passes.forward import reading
 from tests.tiny import FAMILIES, tiny_model
 
 IDS = torch.tensor([[5, 17, 300, 42, 7, 99, 180]])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, header, prove
 from lit_edit.errors import EditError
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO, header, prove
 
 CONTENT = {
     "state_dict": {"a": torch.arange(6.0).view(2, 3), "flags": torch.tensor([True, False])},

@@ -5,8 +5,8 @@ import torch
 from tuning import answer_losses, rows_first, rows_of
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.descent import DescentOptions, descend
 from lit_edit.editors.finetune import FT
+from lit_edit.passes.descent import DescentOptions, descend
 from tests.tiny import tiny_model
 
 

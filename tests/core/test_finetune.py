@@ -5,10 +5,10 @@ import torch
 from tuning import FACTS, answer_losses, rows_first, rows_of
 
 from lit_edit.anatomy import Anatomy, is_transposed
-from lit_edit.descent import mean_of_rows, mean_of_tokens
 from lit_edit.editors.finetune import FT, FTL, FTM
 from lit_edit.errors import EditError
 from lit_edit.guards import REVIVE
+from lit_edit.passes.descent import mean_of_rows, mean_of_tokens
 from lit_edit.request import EditRequest
 from lit_edit.targets import TargetOptions
 from lit_edit.workbench import Workbench

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import block_outputs, frozen, greedy, logits_at, reading, run_until, starting_after
+from lit_edit.passes.forward import block_outputs, frozen, greedy, logits_at, reading, run_until, starting_after
 from lit_edit.prompts import right_pad
 from tests.tiny import FAMILIES, normal, tiny_model
 

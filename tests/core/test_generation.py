@@ -8,9 +8,9 @@ from transformers import GenerationConfig
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError, MalformedRecord
-from lit_edit.forward import greedy
-from lit_edit.generation import _pads_well as pads_well
-from lit_edit.generation import continuation, cut, end_tokens, generate
+from lit_edit.passes.forward import greedy
+from lit_edit.passes.generation import _pads_well as pads_well
+from lit_edit.passes.generation import continuation, cut, end_tokens, generate
 from lit_edit.prompts import Encoder
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -66,7 +66,7 @@ def test_a_family_that_padding_disturbs_gets_batches_of_equal_length(monkeypatch
         return own(self, *args, **kwargs)
 
     monkeypatch.setattr(type(anatomy.model), "generate", watch)
-    monkeypatch.setattr("lit_edit.generation._pads_well", lambda *_: False)
+    monkeypatch.setattr("lit_edit.passes.generation._pads_well", lambda *_: False)
     prompts = [*PROMPTS, PROMPTS[3], PROMPTS[0]]
     assert generate(anatomy, encoder, prompts, 4) == [alone(anatomy, encoder, prompt, 4) for prompt in prompts]
     assert all(bool(mask.all()) for mask in seen) and len(seen) == len({len(encoder.encode(p)[0]) for p in PROMPTS})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy, is_transposed
-from lit_edit.gradients import Answers, capture
+from lit_edit.passes.gradients import Answers, capture
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from tests.tiny import tiny_model, tiny_tokenizer

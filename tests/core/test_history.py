@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lit_edit.history import KeyHistory
-from lit_edit.inverses import DenseInverse, Ridge, SpectralInverse
-from lit_edit.state import restore, snapshot
+from lit_edit.algebra.history import KeyHistory
+from lit_edit.algebra.inverses import DenseInverse, Ridge, SpectralInverse
+from lit_edit.batch.state import restore, snapshot
 from tests.tiny import normal
 
 D = 12

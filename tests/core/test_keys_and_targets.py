@@ -7,8 +7,8 @@ import torch
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
-from lit_edit.forward import reading
 from lit_edit.keys import KeyPass
+from lit_edit.passes.forward import reading
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from lit_edit.targets import TargetOptions, optimise

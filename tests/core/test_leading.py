@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lit_edit import leading
-from lit_edit.leading import gram, leading_eigenpairs, leading_triples, singular_values, spectral_norm
+from lit_edit.algebra import leading
+from lit_edit.algebra.leading import gram, leading_eigenpairs, leading_triples, singular_values, spectral_norm
 from tests.tiny import normal
 
 

@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
+from lit_edit.algebra.inverses import SpectralInverse
+from lit_edit.batch.state import restore, snapshot
 from lit_edit.editors.lyaplock import LyapLock
 from lit_edit.errors import EditError
-from lit_edit.inverses import SpectralInverse
 from lit_edit.moments import SecondMoment
 from lit_edit.solver import solve
 from lit_edit.spectrum import Subspace
-from lit_edit.state import restore, snapshot
 from tests.tiny import normal
 
 D, M, N = 24, 10, 4

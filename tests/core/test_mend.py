@@ -11,11 +11,11 @@ from tiny import normal
 from lit_edit.anatomy import Anatomy
 from lit_edit.editors.mend import MEND
 from lit_edit.errors import EditError
-from lit_edit.gradients import Answers, capture
 from lit_edit.mend.data import answer_row
 from lit_edit.mend.file import Trained, load_network, save_network, weight_hash
 from lit_edit.mend.network import HyperNetwork
 from lit_edit.mend.training import changed
+from lit_edit.passes.gradients import Answers, capture
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from lit_edit.targets import TargetOptions

@@ -6,8 +6,8 @@ from mending import SHAPES, I, O, disturbed, ready, tokens
 from tiny import normal
 
 from lit_edit.errors import EditError
-from lit_edit.gradients import Captured
 from lit_edit.mend.network import HyperNetwork, RunningNorm, joined
+from lit_edit.passes.gradients import Captured
 
 
 def test_the_untrained_network_is_the_identity_on_standardised_factors():

@@ -11,17 +11,17 @@ from mending import model, requests
 from tiny import normal, save_tiny, tiny_model
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.corpus import Corpus
 from lit_edit.data import FactSource
 from lit_edit.errors import EditError
-from lit_edit.gradients import Captured
 from lit_edit.mend.data import PairData, PairLoader, answer_row
 from lit_edit.mend.file import load_network
 from lit_edit.mend.network import HyperNetwork
 from lit_edit.mend.training import MendTrainer
+from lit_edit.passes.gradients import Captured
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 # ---------------------------------------------------------------------------------------------------- training
 

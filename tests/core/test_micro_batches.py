@@ -6,9 +6,9 @@ import torch
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
 from lit_edit.micro_batches import TooLarge, by_length, halving, within
+from lit_edit.passes.target_rows import Problem
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
-from lit_edit.target_rows import Problem
 from lit_edit.targets import PredictedFor, TargetOptions, optimise
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lit_edit import moments
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
-from lit_edit.forward import reading
 from lit_edit.moments import MomentSum, SecondMoment, collect
+from lit_edit.passes.forward import reading
 from tests.tiny import normal, seeded, tiny_model
 
 LENGTHS = (3, 17, 9, 1, 30, 12, 5)

@@ -10,6 +10,7 @@ from stream import editor as run_of
 from stream import stream, trainer
 from tiny import normal, save_tiny
 
+from lit_edit.batch.state import restore, snapshot
 from lit_edit.editors.betaedit import BetaEdit
 from lit_edit.editors.evoedit import EvoEdit
 from lit_edit.editors.lyaplock import LyapLock
@@ -17,7 +18,6 @@ from lit_edit.editors.rlsedit import RLSEdit
 from lit_edit.errors import EditError
 from lit_edit.guards import REVIVE
 from lit_edit.spectrum import triple_drift
-from lit_edit.state import restore, snapshot
 from lit_edit.workbench import Rejected
 
 # ---------------------------------------------------------------------------------------------------- RLSEdit

@@ -5,8 +5,8 @@ import torch
 
 from lit_edit import scoring
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import last_mlp_at, logits_at
-from lit_edit.packing import pack_inputs, packed_logits_at, packs_exactly, plant
+from lit_edit.passes.forward import last_mlp_at, logits_at
+from lit_edit.passes.packing import pack_inputs, packed_logits_at, packs_exactly, plant
 from lit_edit.prompts import Encoder, right_pad
 from lit_edit.scoring import Scorer
 from tests.tiny import FAMILIES, seeded, tiny_model, tiny_tokenizer

@@ -6,15 +6,16 @@ import logging
 import pytest
 import torch
 
-from lit_edit import convergence, moments, preparation
+from lit_edit import moments
 from lit_edit.anatomy import Anatomy
 from lit_edit.corpus import TextCorpus
 from lit_edit.errors import EditError
-from lit_edit.partial import Partial
-from lit_edit.preparation import second_moments
 from lit_edit.prompts import Encoder
+from lit_edit.statistics import convergence, preparation
+from lit_edit.statistics.partial import Partial
+from lit_edit.statistics.preparation import second_moments
+from lit_edit.statistics.whole_documents import WholeDocuments
 from lit_edit.store import Store
-from lit_edit.whole_documents import WholeDocuments
 from tests.tiny import TEXT, tiny_model, tiny_tokenizer
 
 LAYERS = (0, 1)

@@ -12,9 +12,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError
 from lit_edit.moments import collect
-from lit_edit.preparation import second_moments
 from lit_edit.prompts import Encoder
-from lit_edit.reference_moments import imported
+from lit_edit.statistics.preparation import second_moments
+from lit_edit.statistics.reference_moments import imported
 from tests.stream import editor, stream, trainer
 from tests.tiny import save_tiny, seeded, tiny_model, tiny_tokenizer
 

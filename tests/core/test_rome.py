@@ -7,13 +7,13 @@ import torch
 import yaml
 from rome_parts import VARIANTS, D, M, Spoil, moment, prepared
 
+from lit_edit.algebra.inverses import SpectralInverse
 from lit_edit.anatomy import Anatomy
 from lit_edit.delta import remove_columns
 from lit_edit.editors.rome import ROME, added, missing
 from lit_edit.errors import EditError
-from lit_edit.forward import reading
-from lit_edit.gradients import Answers
-from lit_edit.inverses import SpectralInverse
+from lit_edit.passes.forward import reading
+from lit_edit.passes.gradients import Answers
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from lit_edit.solver import Within, solve

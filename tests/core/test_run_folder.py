@@ -6,7 +6,7 @@ import math
 import pytest
 
 from lit_edit.errors import EditError
-from lit_edit.run_folder import FORMAT, RunFolder
+from lit_edit.runs.run_folder import FORMAT, RunFolder
 
 
 def score(value):

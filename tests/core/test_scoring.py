@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.batch.records import Asked, RecordScores, Tally
 from lit_edit.prompts import Encoder
-from lit_edit.records import Asked, RecordScores, Tally
 from lit_edit.request import EditRequest
 from lit_edit.scoring import Scorer, _merged
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from lit_edit.algebra.inverses import SpectralInverse
 from lit_edit.delta import remove_columns
 from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
-from lit_edit.inverses import SpectralInverse
 from lit_edit.moments import SecondMoment
 from lit_edit.solver import WithHistory, Within, solve
 from lit_edit.spectrum import Subspace

@@ -6,12 +6,10 @@ import math
 import pytest
 import torch
 
-from lit_edit import leading
-from lit_edit.delta import Delta
-from lit_edit.drift import MEASURES, cosine, drift, sizes
-from lit_edit.guards import REVIVE
-from lit_edit.key_memory import KeyMemory
-from lit_edit.similarity import (
+from lit_edit.algebra import leading
+from lit_edit.algebra.drift import MEASURES, cosine, drift, sizes
+from lit_edit.algebra.key_memory import KeyMemory
+from lit_edit.algebra.similarity import (
     assign,
     effective_rank,
     matched_subspace_similarity,
@@ -19,6 +17,8 @@ from lit_edit.similarity import (
     principal_angles,
     stable_rank,
 )
+from lit_edit.delta import Delta
+from lit_edit.guards import REVIVE
 from lit_edit.spectrum import (
     Subspace,
     decompose,
@@ -228,7 +228,7 @@ def test_a_look_by_iteration_agrees_with_a_full_one_and_leaves_out_the_rest(monk
     first = ((left * torch.arange(1, 301) ** -0.4) @ right.T).float()
     now = first + 0.002 * (normal(300, 9) @ normal(9, 500, seed=1)).float()
     original = decompose(first)
-    monkeypatch.setattr("lit_edit.drift.EXACT_SIDE", 100)
+    monkeypatch.setattr("lit_edit.algebra.drift.EXACT_SIDE", 100)
     monkeypatch.setattr(leading, "EXACT_SIDE", 100)
     full, quick = drift(original, first, now, 0.1, True), drift(original, first, now, 0.1, False)
     missing = {"condition_number", "effective_rank", "ls_matched", "ss_matched"}

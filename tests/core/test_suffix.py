@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import logits_at, starting_after
-from lit_edit.suffix import continues_exactly, suffixes
+from lit_edit.passes.forward import logits_at, starting_after
+from lit_edit.passes.suffix import continues_exactly, suffixes
 from tests.tiny import FAMILIES, tiny_model
 
 ROWS = [[(7 * i + 3) % 300 for i in range(start, start + size)] for start, size in ((0, 14), (5, 9), (2, 6), (3, 2), (1, 1))]

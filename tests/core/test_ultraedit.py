@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from lit_edit.anatomy import Anatomy
+from lit_edit.batch.state import restore, snapshot
 from lit_edit.editors.ultraedit import Normaliser, UltraEdit
 from lit_edit.errors import EditError
-from lit_edit.gradients import capture
 from lit_edit.guards import REVIVE
+from lit_edit.passes.gradients import capture
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from lit_edit.spectrum import Subspace
-from lit_edit.state import restore, snapshot
 from lit_edit.targets import TargetOptions
 from lit_edit.workbench import Rejected, Workbench
 from tests.tiny import normal, tiny_model, tiny_tokenizer

@@ -18,8 +18,8 @@ from stream import write_facts
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import save_tiny
 
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
-from lit_edit.run_folder import RunFolder
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.runs.run_folder import RunFolder
 
 FACTS, BATCH = 10, 2
 

@@ -13,8 +13,8 @@ from stream import write_facts
 from tiny import save_tiny
 
 from lit_edit.__main__ import main
-from lit_edit.checkpoint_folder import newest
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+from lit_edit.runs.checkpoint_folder import newest
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 FAULTS = {"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS}
 

@@ -15,9 +15,9 @@ from stream import editor, stream, trainer
 from tiny import save_tiny
 
 from lit_edit.callbacks import StreamCheckpoint
-from lit_edit.checkpoint_folder import newest
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.errors import EditError
+from lit_edit.runs.checkpoint_folder import newest
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO, prove
 from lit_edit.store import Store
 
 SIZES = [pytest.param(200, id="short"), pytest.param(1000, id="long", marks=pytest.mark.long)]

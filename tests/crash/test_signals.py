@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rig import compare, left_behind
 
-from lit_edit.checkpoint_folder import newest
+from lit_edit.runs.checkpoint_folder import newest
 
 AT = {
     "in the walk": ("walk: before a layer is written", 5),

@@ -9,7 +9,7 @@ from schemas import ROWS
 from lit_edit.data import EasyEdit, EditStream, JsonLines
 from lit_edit.data.questions import snake_case
 from lit_edit.errors import EditError, MalformedRecord
-from lit_edit.paths import named
+from lit_edit.runs.paths import named
 
 HOSTILE = "\x1b[31m\n\ud800\u2028\x00"
 SHOWN = "\\x1b[31m \\ud800\\u2028\\x00"

@@ -232,7 +232,8 @@ def _names(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def class_parameters() -> set[str]:
     """Names of the options that classes have which are chosen by another option."""
-    from lit_edit import callbacks, corpus, data, editors, guards, probes, whole_documents
+    from lit_edit import callbacks, corpus, data, editors, guards, probes
+    from lit_edit.statistics import whole_documents
     from lit_edit.world import corpus as world
 
     found = set()

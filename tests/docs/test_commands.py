@@ -7,7 +7,7 @@ import parsing
 import pytest
 
 from lit_edit.__main__ import VERBS
-from lit_edit.packaged import config_names
+from lit_edit.options.packaged import config_names
 
 SHELL = [block for path in pages.PAGES for block in pages.blocks(path) if block.language == "bash" and pages.commands(block)]
 KINDS = ("editors", "guards", "probes", "models", "paper", "studies")

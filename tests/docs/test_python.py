@@ -10,8 +10,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import lit_edit
-from lit_edit import preparation
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
+from lit_edit.statistics import preparation
 
 OUTSIDE = [
     block

@@ -9,7 +9,7 @@ import torch
 
 from lit_edit.doctor import examiner
 from lit_edit.doctor.case import Case
-from lit_edit.forward import frozen
+from lit_edit.passes.forward import frozen
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_edit import EditError
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
 from tests.tiny import save_tiny
 
 

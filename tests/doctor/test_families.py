@@ -111,7 +111,7 @@ def _bare(x):
 
 @pytest.mark.parametrize("name", ["world-gpt2", "world-llama"])
 def test_the_embedded_models_learn_the_fact(name):
-    from lit_edit.identity import load_pretrained
+    from lit_edit.models.identity import load_pretrained
 
     examination = lit_edit.examine(*load_pretrained(f"checkpoints/{name}", None, torch.float32), layers=[0, 1])
     assert examination.verdict is Verdict.OK, examination.of(*list(Verdict)[1:])

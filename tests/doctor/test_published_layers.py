@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from lit_edit.doctor.published import _CHOICES, published
-from lit_edit.packaged import config_path
+from lit_edit.options.packaged import config_path
 
 PRESETS = {
     "GPT-2 XL": "models/gpt2-xl",

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BartForConditionalGen
 from lit_edit import ContinualEditor, EditError
 from lit_edit.anatomy import Anatomy
 from lit_edit.editors import MEMIT
-from lit_edit.identity import load_pretrained
+from lit_edit.models.identity import load_pretrained
 from tests.doctor.refusing import configured, refused
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 

@@ -13,10 +13,10 @@ from tiny import save_tiny
 from transformers import AutoModelForCausalLM
 
 from lit_edit.__main__ import main
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.editors import MEMIT
 from lit_edit.guards import Guard
 from lit_edit.module import ContinualEditor
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 TOKENS = torch.arange(2, 42).view(2, 20)
 """Two rows of tokens that every tiny model takes."""

@@ -58,7 +58,7 @@ def test_the_float32_weights_are_those_of_the_journal(which, deltas, request):
 
 
 def load_masters(ran):
-    from lit_edit.checkpoint_io import SafetensorsCheckpointIO
+    from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
     state = SafetensorsCheckpointIO().load_checkpoint(ran.last)["state_dict"]
     return {int(name.rpartition("_")[2]): value for name, value in state.items() if name.startswith("masters.")}

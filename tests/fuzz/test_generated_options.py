@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lit_edit.__main__ import main
 from lit_edit.cli import EditCLI
-from lit_edit.command import command
 from lit_edit.errors import EditError
+from lit_edit.options.command import command
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in ("quickstart", "counterfact")]

@@ -12,9 +12,9 @@ from documents import ODD, as_yaml
 from exploring import explore, sizes, told
 from hypothesis import strategies as st
 
-from lit_edit.command import command
 from lit_edit.errors import EditError
 from lit_edit.metrics.references import References
+from lit_edit.options.command import command
 from lit_edit.probes import MMLU, MRPC, NLI, RTE, SST2, CoLA, Entailment, OpenDomainQA, Perplexity, Reasoning, Summarisation
 from lit_edit.studies import STUDIES
 from lit_edit.studies.base import Point, Study

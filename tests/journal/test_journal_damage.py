@@ -12,6 +12,7 @@ import torch
 from stream import editor, stream, trainer
 from tiny import save_tiny
 
+from lit_edit.batch.outcome import BatchOutcome
 from lit_edit.callbacks import JournalKeeper
 from lit_edit.editors import FT, MEMIT, ROME, LyapLock
 from lit_edit.errors import EditError
@@ -19,7 +20,6 @@ from lit_edit.guards import RECT, REVIVE
 from lit_edit.journal import Journal, files
 from lit_edit.journal.book import open_book
 from lit_edit.journal.records import START, sealed
-from lit_edit.outcome import BatchOutcome
 from lit_edit.request import EditBatch, EditRequest
 from lit_edit.workbench import Rejected
 

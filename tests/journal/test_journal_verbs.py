@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
-from lit_edit.arguments import ids
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.errors import EditError
 from lit_edit.journal import files
 from lit_edit.journal.book import open_book
 from lit_edit.journal.model import checkpoints
+from lit_edit.options.arguments import ids
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 # The runs below are copies of one: Lightning says that their folder has changed.
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")

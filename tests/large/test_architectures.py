@@ -16,9 +16,9 @@ import lit_edit
 from benchmarks.large import differing, likelihoods, written
 from lit_edit.__main__ import main
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import block_outputs, logits_at, starting_after
-from lit_edit.identity import load_pretrained
 from lit_edit.keys import KeyPass
+from lit_edit.models.identity import load_pretrained
+from lit_edit.passes.forward import block_outputs, logits_at, starting_after
 from lit_edit.prompts import Encoder, right_pad
 from lit_edit.request import EditRequest
 from lit_edit.targets import Step, TargetOptions, optimise

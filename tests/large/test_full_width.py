@@ -16,8 +16,8 @@ from benchmarks import large
 from benchmarks.large import alone
 from benchmarks.shapes import random_model
 from lit_edit.anatomy import Anatomy
-from lit_edit.forward import block_outputs, starting_after
 from lit_edit.keys import KeyPass
+from lit_edit.passes.forward import block_outputs, starting_after
 from lit_edit.prompts import Encoder, right_pad
 from lit_edit.request import EditRequest
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from lit_edit.batch.records import RecordScores
 from lit_edit.metrics import EditScores, RecordRate, bootstrap, mean_interval, paired_change
-from lit_edit.records import RecordScores
 
 
 def record(**values):

@@ -8,7 +8,6 @@ import torch
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import MalformedRecord
-from lit_edit.forward import greedy
 from lit_edit.metrics.zsre import (
     TokenRow,
     leading,
@@ -19,6 +18,7 @@ from lit_edit.metrics.zsre import (
     token_accuracy,
     token_scores,
 )
+from lit_edit.passes.forward import greedy
 from lit_edit.prompts import Encoder
 from lit_edit.request import EditRequest
 from lit_edit.scoring import Scorer

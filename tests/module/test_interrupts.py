@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from stream import editor, stream, trainer
 from tiny import save_tiny
 
-from lit_edit.interrupts import Interrupts
+from lit_edit.runs.interrupts import Interrupts
 
 
 def press():

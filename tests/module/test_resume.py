@@ -9,9 +9,9 @@ from stream import editor, stream, trainer
 from tiny import save_tiny, tiny_model
 
 from lit_edit.callbacks import StreamCheckpoint
-from lit_edit.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
+from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import Callback
 from stream import editor, stream, trainer
 from tiny import save_tiny
 
+from lit_edit.batch.records import RecordScores
 from lit_edit.callbacks import ImmediateScores
 from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
 from lit_edit.keys import KeyPass
-from lit_edit.preparation import second_moments
-from lit_edit.records import RecordScores
 from lit_edit.spectrum import triple_drift
+from lit_edit.statistics.preparation import second_moments
 from lit_edit.store import fingerprint
 from lit_edit.targets import TargetOptions, optimise
 

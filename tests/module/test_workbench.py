@@ -7,11 +7,11 @@ from stream import editor, stream, trainer
 from tiny import save_tiny
 from torch import nn
 
+from lit_edit.batch.state import restore, snapshot
 from lit_edit.delta import Delta
 from lit_edit.editors import MEMIT
 from lit_edit.guards import PRUNE, RECT, REVIVE, Guard, NormCap
 from lit_edit.guards.prune import restrain
-from lit_edit.state import restore, snapshot
 from lit_edit.store import fingerprint
 from lit_edit.targets import TargetOptions
 from lit_edit.workbench import Rejected

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.editors import EMMET, ENCORE, FT, MEMIT, NSE, ROME, AlphaEdit, BetaEdit, EvoEdit, LyapLock, RLSEdit, UltraEdit
 from lit_edit.plan.state import PROTECTED, rank_of, state_of
-from lit_edit.second_moment import SecondMoment
 
 OUT, IN, LAYERS = 6, 16, 2
 SIZES = [3, 3, 3, 3, 1]  # the history is folded at 8 keys

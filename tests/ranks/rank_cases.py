@@ -1,4 +1,4 @@
-"""What ranks do in the tests of ``lit_edit.ranks``; called on every rank by ``serving.py``."""
+"""What ranks do in the tests of ``lit_edit.parallel.ranks``; called on every rank by ``serving.py``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import torch
 
 from lit_edit.errors import EditError, Rejected
-from lit_edit.ranks import RankFailed
+from lit_edit.parallel.ranks import RankFailed
 
 
 def shared(ranks, counts):

@@ -45,7 +45,7 @@ def called(request: dict[str, Any], rank: int, kept: int) -> None:
     import torch
     import torch.distributed as dist
 
-    from lit_edit.process_ranks import ProcessRanks
+    from lit_edit.parallel.process_ranks import ProcessRanks
 
     code = 70
     try:

@@ -13,7 +13,7 @@ import pytest
 from stream import write_facts
 from tiny import save_tiny
 
-from lit_edit.launcher import Watch
+from lit_edit.parallel.launcher import Watch
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from rig import left_behind
 from safetensors.torch import load_file
 from streams import Streams, equal
 
-from lit_edit.checkpoint_folder import newest
+from lit_edit.runs.checkpoint_folder import newest
 
 APART = ("--model.targets.requests_at_once", "1")  # bit-equal on any number of ranks
 PLACES = (

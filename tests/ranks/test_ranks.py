@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_edit.errors import EditError, Rejected
-from lit_edit.ranks import Ranks
+from lit_edit.parallel.ranks import Ranks
 
 COUNTS = [0, 1, 2, 3, 5, 8]
 

@@ -9,7 +9,7 @@ from streams import Streams, equal
 from tiny import save_tiny
 
 from lit_edit.errors import EditError
-from lit_edit.sharding import check_device
+from lit_edit.parallel.sharding import check_device
 
 SHARDED = ("--trainer.strategy", "sharded")
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8)  # cannot cut models on CPUs

@@ -13,7 +13,7 @@ GUARD = [{"class_path": "REVIVE", "init_args": {"tau": 0.2}}]
 
 
 def made(about, skills=((0, 1.0), (10, 0.8), (20, 0.4)), efficacy=0.9, unrelated=0.6, perplexity=(10.0, 20.0), **extra):
-    """A result as :func:`lit_edit.studies.streams.told` gives it."""
+    """A result as :func:`lit_edit.studies.told.told` gives it."""
     edits = [at for at, _ in skills]
     last = edits[-1]
     scores = {f"{m}/success/teacher_forced": [[0, 0.0], [last, efficacy]] for m in ("efficacy", "paraphrase", "neighbourhood")}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lit_edit.errors import EditError
-from lit_edit.packaged import config_path
+from lit_edit.options.packaged import config_path
 from lit_edit.studies.collapse import Collapse
 
 

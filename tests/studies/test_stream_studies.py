@@ -18,7 +18,8 @@ from lit_edit.figures import PALETTE
 from lit_edit.studies.collapse import Collapse
 from lit_edit.studies.folder import StudyFolder
 from lit_edit.studies.runner import run
-from lit_edit.studies.streams import by_method, told_to
+from lit_edit.studies.streams import by_method
+from lit_edit.studies.told import told_to
 
 
 class Break(Callback):
