@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from contextlib import ExitStack
@@ -31,13 +30,12 @@ from lit_edit.data import EditStream
 from lit_edit.errors import EditError
 from lit_edit.module import ContinualEditor
 from lit_edit.options.arguments import ids
-from lit_edit.options.command import command, requeued
+from lit_edit.options.command import command, ending, requeued
 from lit_edit.options.parser import VERBS, SentenceCLI
 from lit_edit.progress import Progress, QuietProgress, fitting
 from lit_edit.progress.messages import only_warnings
 from lit_edit.runs.checkpoint_folder import newest, renew_last
 from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO, header, prove
-from lit_edit.runs.interrupts import Terminated, ending_in_order
 from lit_edit.runs.paths import check_writable, named, unused
 from lit_edit.runs.row_logger import RowLogger
 from lit_edit.runs.run_settings import settings_of
@@ -271,9 +269,5 @@ class EditCLI(SentenceCLI):
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run goes on in its own folder
-    try:
-        with command(), requeued(), ending_in_order(signal.SIGTERM):
-            EditCLI(args)
-    except Terminated as ended:
-        print(f"lit-edit: ended by {signal.Signals(ended.number).name}", file=sys.stderr)
-        raise
+    with ending(), command(), requeued():
+        EditCLI(args)

@@ -65,6 +65,21 @@ def command() -> Iterator[None]:
 
 
 @contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM ends the command in good order, with a line that says so.
+
+    Raises:
+        Terminated: after SIGTERM.
+    """
+    try:
+        with ending_in_order(signal.SIGTERM):
+            yield
+    except Terminated as ended:
+        print(f"lit-edit: ended by {signal.Signals(ended.number).name}", file=sys.stderr)
+        raise
+
+
+@contextmanager
 def requeued() -> Iterator[None]:
     """Under SLURM, end in good order where the job's time is nearly over (SIGUSR1), and put the job back into the queue.
 

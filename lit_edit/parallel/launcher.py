@@ -96,20 +96,23 @@ class Watch(threading.Thread):
 
 
 class ParentWatch(threading.Thread):
-    """Ends a rank whose first rank is gone and which waits for it in vain.
+    """Ends a process that another one has started for itself, once that one is gone.
 
     Args:
-        grace: see :data:`GRACE`.
+        grace: seconds it has left, see :data:`GRACE`.
+        asking: send it SIGTERM first; a rank that waits for its first rank in vain would not hear it.
     """
 
-    def __init__(self, grace: float = GRACE) -> None:
+    def __init__(self, grace: float = GRACE, asking: bool = False) -> None:
         super().__init__(daemon=True, name="lit-edit-parent-watch")
-        self.parent, self.grace = os.getppid(), grace
+        self.parent, self.grace, self.asking = os.getppid(), grace, asking
 
     def run(self) -> None:
         """Look every half second."""
         while os.getppid() == self.parent:
             time.sleep(0.5)
+        if self.asking:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self.grace)
         _die()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
 from lit_edit.errors import EditError
-from lit_edit.options.command import command
+from lit_edit.options.command import command, ending
 from lit_edit.options.parser import Parser
 from lit_edit.studies import STUDIES
 from lit_edit.studies.base import Study
@@ -47,6 +48,28 @@ def parser_of(name: str, kind: type[Study]) -> Parser:
     return parser
 
 
+def study_of(kind: type[Study], parser: Parser, config: Namespace) -> Study:
+    """The study that these options describe.
+
+    Where an option is open to ``Any`` values, as those that are handed on to runs are, classes in it stay what was typed: the
+    parser makes objects of all that are named by their import path.
+    """
+    made = parser.instantiate_classes(config)
+    hints = get_type_hints(kind.__init__)
+    own = [key for key in vars(made) if key not in ("config", "run_dir", "workers")]
+    return kind(**{key: _plain(config[key]) if _admits_any(hints.get(key)) else made[key] for key in own})
+
+
+def _admits_any(hint: Any) -> bool:
+    return hint is Any or any(_admits_any(part) for part in get_args(hint))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Namespace | dict):
+        return {key: _plain(part) for key, part in (vars(value) if isinstance(value, Namespace) else value).items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
 def main(argv: Sequence[str]) -> None:
     """Measure what is missing, write tables and figures, print the table.
 
@@ -63,16 +86,14 @@ def main(argv: Sequence[str]) -> None:
             "my_package.MyStudy; 'lit-edit study NAME --help' shows its options"
         )
         return
-    with command():
+    with ending(), command():
         name = argv[0]
         kind = study_class(name)
         parser = parser_of(name, kind)
         config: Namespace = parser.parse_args(list(argv[1:]))
         for path in config.config or ():
             refuse_repeated(path)
-        made = parser.instantiate_classes(config)
-        own = {key: made[key] for key in vars(made) if key not in ("config", "run_dir", "workers")}
-        study = kind(**own)
+        study = study_of(kind, parser, config)
         folder = StudyFolder(config.run_dir, study, name)
         files = []
         try:

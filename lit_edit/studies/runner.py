@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +17,8 @@ import torch
 from tqdm import tqdm
 
 from lit_edit.errors import EditError
+from lit_edit.parallel.launcher import ParentWatch
+from lit_edit.runs.interrupts import Terminated
 from lit_edit.studies.base import Point, Result, Study
 from lit_edit.studies.folder import StudyFolder
 
@@ -140,6 +142,10 @@ def _spread(
         raise EditError(
             "a worker of the study died (out of memory?); the finished points are kept, the same command goes on"
         ) from error
+    except Terminated:  # Ctrl-C reaches the workers by itself
+        for worker_process in active_children():
+            worker_process.terminate()
+        raise
     finally:
         for pool in pools:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -152,7 +158,8 @@ class _Worker:
 
 
 def _start(threads: int, path: list[str], study: Study) -> None:
-    """A worker shares the cores with its siblings, and finds the user's own classes."""
+    """A worker shares the cores with its siblings, finds the user's own classes, and does not outlive the study."""
+    ParentWatch(asking=True).start()
     sys.path[:] = path
     torch.set_num_threads(threads)
     from transformers.utils.logging import disable_progress_bar

@@ -65,15 +65,30 @@ def test_sweeps_refuse_what_would_mislead(base, tmp_path):
         Tau(base, [0.1], variants={"no guard": {}})
 
 
+def test_classes_named_by_their_import_path_are_handed_on_as_they_were_typed():
+    from lit_edit.studies.cli import parser_of, study_class, study_of
+
+    methods = {"one": {"model.corpus": {"class_path": "lit_edit.world.corpus.WorldCorpus"}}}
+    guards = {"none": [], "some": [{"class_path": "lit_edit.guards.REVIVE", "init_args": {"tau": 0.2}}]}
+    kind = study_class("methods")
+    parser = parser_of("methods", kind)
+    typed = ["--base", "quickstart", "--methods", json.dumps(methods), "--guards", json.dumps(guards)]
+    study = study_of(kind, parser, parser.parse_args(typed))
+    plain, guarded = (arm.options for arm in study.arms())
+    assert plain["model.corpus"]["class_path"] == "lit_edit.world.corpus.WorldCorpus"
+    (guard,) = guarded["model.guards"]
+    assert type(guard) is dict and guard["class_path"] == "lit_edit.guards.REVIVE" and guard["init_args"]["tau"] == 0.2
+    json.dumps([point.settings for point in study.points()])
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_shipped_configurations_name_runs_that_can_be_built(name, tmp_path, monkeypatch):
-    from lit_edit.studies.cli import parser_of, study_class
+    from lit_edit.studies.cli import parser_of, study_class, study_of
 
     monkeypatch.chdir(ROOT)
     kind = study_class(name)
     parser = parser_of(name, kind)
-    made = parser.instantiate_classes(parser.parse_args(["--config", f"configs/studies/{name}.yaml"]))
-    study = kind(**{key: made[key] for key in vars(made) if key not in ("config", "run_dir", "workers")})
+    study = study_of(kind, parser, parser.parse_args(["--config", f"configs/studies/{name}.yaml"]))
     points = study.points()
     assert len(points) >= 5
     by_settings = {json.dumps(point.settings["options"], sort_keys=True, default=str): point for point in points}
