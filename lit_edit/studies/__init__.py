@@ -3,6 +3,7 @@
 STUDIES = {
     "truncate": "lit_edit.studies.truncate.Truncate",
     "perturb": "lit_edit.studies.perturb.Perturb",
+    "withhold": "lit_edit.studies.withhold.Withhold",
     "collapse": "lit_edit.studies.collapse.Collapse",
     "methods": "lit_edit.studies.methods.Methods",
     "pareto": "lit_edit.studies.pareto.Pareto",

@@ -126,10 +126,10 @@ class WeightStudy(Study):
             return weight_OI
 
         if point == UNEDITED:
-            return {"rows": self._score(loaded), "matrices": facts, "weights": loaded.weights}
+            return {"rows": self.score(loaded, point), "matrices": facts, "weights": loaded.weights}
         with replaced(loaded.matrices, new):
             anything = any(fact["changed"] for fact in facts)
-            return {"rows": self._score(loaded) if anything else None, "matrices": facts, "weights": loaded.weights}
+            return {"rows": self.score(loaded, point) if anything else None, "matrices": facts, "weights": loaded.weights}
 
     def _on(self, device: torch.device) -> Loaded:
         if self._loaded is None or self._loaded.anatomy.device != device:
@@ -138,7 +138,8 @@ class WeightStudy(Study):
             self._loaded = Loaded(model.to(device), tokenizer, self.layers, self.matrices)
         return self._loaded
 
-    def _score(self, loaded: Loaded) -> dict[str, list[list[float]]]:
+    def score(self, loaded: Loaded, point: Point) -> dict[str, list[list[float]]]:
+        """Rows of every probe on the model as it is; what else a study wants to know goes beside them."""
         found = {}
         for probe in self.probes:
             rows = probe.measure(loaded.scorer, probe.items())
