@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_edit.errors import EditError
+from lit_edit.options.arguments import SentenceParser
 from lit_edit.verify import (
     alphaedit,
     deltaedit,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 (a miss) or 2 (no recording, or a damaged one).
     """
-    parser = argparse.ArgumentParser(
+    parser = SentenceParser(
         prog="lit-edit verify",
         description=_DESCRIPTION,
         epilog=_EPILOG,

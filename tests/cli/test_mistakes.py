@@ -8,6 +8,8 @@ from fitting import FAST, over, run
 from stream import write_facts
 from tiny import save_tiny
 
+from lit_edit.__main__ import main
+
 pytestmark = pytest.mark.usefixtures("apart")
 
 
@@ -74,3 +76,10 @@ def test_a_cache_of_other_weights_is_refused(gpt2, tmp_path, capsys):
 def test_missing_options_are_named_as_they_are_typed(capsys):
     assert run("fit") == 2
     assert "required: --model.pretrained, --model.editor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["doctor", "export", "journal", "report", "verify"])
+def test_a_verb_without_what_it_works_on_is_one_sentence(verb, capsys):
+    assert main([verb]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lit-edit: error: the following arguments are required: ") and said.count("\n") == 1
