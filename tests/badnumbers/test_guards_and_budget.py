@@ -13,10 +13,11 @@ import lit_edit.guards
 from lit_edit.delta import Delta
 from lit_edit.editors import MEMIT
 from lit_edit.errors import EditError
-from lit_edit.guards import PRUNE, RECT, REVIVE, SPHERE, Guard, NormCap, RandomSubspace
+from lit_edit.guards import L2SP, PRUNE, RECT, REVIVE, SPHERE, Guard, NormCap, RandomSubspace
 from lit_edit.spectrum import decompose
 
 GUARDS = {
+    "L2SP": lambda: L2SP(rho=0.7),
     "NormCap": lambda: NormCap(per_batch=0.5, of_original=0.2),
     "PRUNE": lambda: PRUNE(mode="persistent"),
     "PRUNE-view": lambda: PRUNE("linear"),

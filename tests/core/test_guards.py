@@ -10,7 +10,7 @@ from guarding import WEIGHT, D, M, close, dense, ready, thin
 from lit_edit import guards
 from lit_edit.delta import Delta
 from lit_edit.errors import EditError
-from lit_edit.guards import PRUNE, RECT, REVIVE, SPHERE, NormCap, RandomSubspace
+from lit_edit.guards import L2SP, PRUNE, RECT, REVIVE, SPHERE, NormCap, RandomSubspace
 from lit_edit.guards.normcap import largest_step
 from lit_edit.guards.sphere import soft_directions
 from lit_edit.spectrum import decompose, energy_rank
@@ -247,6 +247,9 @@ def test_every_guard_has_a_fragment_with_every_option():
         (lambda: SPHERE(alpha=0.0), "alpha is 0"),
         (lambda: SPHERE(alpha=1.5), "alpha is 1.5"),
         (lambda: SPHERE(side="left"), "side is 'left'"),
+        (lambda: L2SP(1.0), "rho is 1"),
+        (lambda: L2SP(0.0), "rho is 0"),
+        (lambda: L2SP(float("nan")), "rho is nan"),
         (lambda: NormCap(), "give per_batch, of_original or both"),
         (lambda: NormCap(per_batch=0.0), "per_batch is 0"),
         (lambda: NormCap(of_original=float("inf")), "of_original is inf"),
