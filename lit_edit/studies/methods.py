@@ -132,7 +132,8 @@ class Methods(StreamStudy):
             if measure.name != "relative norm":
                 panel.set_xlim(-0.04, 1.04)
         seeds = len({arm.about["seed"] for arm in self._arms})
-        legend(made, self.guards, 4, f"end of the stream; bars: 95 % over {seeds} seeds" if seeds > 1 else "end of the stream")
+        title = f"end of the stream; bars: 95 % over {seeds} seeds" if seeds > 1 else "end of the stream"
+        legend(made, self.guards, 4, title, self._there(results))
         return made
 
     def _mark(self, panel: Axes, measure: Measure, results: Mapping[str, Result], guard: str, index: int) -> None:
@@ -159,8 +160,12 @@ class Methods(StreamStudy):
                 panel.set_xlabel("edits written", fontsize=8)
         share_x(axes)
         runs = max((len(self._runs(results, m, g)) for m in self.methods for g in self.guards), default=0)
-        legend(made, self.guards, 4, band_is(runs))
+        legend(made, self.guards, 4, band_is(runs), self._there(results))
         return made
+
+    def _there(self, results: Mapping[str, Result]) -> list[str]:
+        """Guards with which anything has run yet."""
+        return [guard for guard in self.guards if having(results, guard=guard)]
 
 
 _SECONDS = Measure(

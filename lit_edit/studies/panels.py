@@ -97,12 +97,12 @@ def share_x(axes: Sequence[Axes]) -> None:
             panel.set_xlim(low, high)
 
 
-def legend(made: Figure, names: Sequence[str], columns: int, title: str) -> None:
-    """Below all panels, where it covers nothing."""
+def legend(made: Figure, names: Sequence[str], columns: int, title: str, there: Sequence[str] | None = None) -> None:
+    """Below all panels, where it covers nothing; of the names that have a look, those that are ``there``."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=name, **look(index)) for index, name in enumerate(names)]
+    handles = [Line2D([], [], label=name, **look(index)) for index, name in enumerate(names) if there is None or name in there]
     made.legend(
-        handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(names))), title=title, title_fontsize=8.5,
+        handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(handles))), title=title, title_fontsize=8.5,
         fontsize=8.5, frameon=False,
     )  # fmt: skip

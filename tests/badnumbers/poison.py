@@ -19,7 +19,7 @@ from lit_edit.editors import LocateThenEdit, finetune
 from lit_edit.guards import Guard
 from lit_edit.mend.network import HyperNetwork
 from lit_edit.module import ContinualEditor
-from lit_edit.passes.rows import gradients
+from lit_edit.passes import gradients
 
 
 @dataclass

@@ -12,7 +12,7 @@ from lit_edit import keys
 from lit_edit.algebra.second_moment import SecondMoment
 from lit_edit.editors import EMMET, MEMIT
 from lit_edit.errors import EditError
-from lit_edit.passes.rows import gradients
+from lit_edit.passes import gradients
 
 
 def written(module, originals=True):

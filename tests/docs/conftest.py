@@ -53,7 +53,7 @@ def furnished(tmp_path_factory):
         os.chdir(here)
         sys.argv = given
     (folder / "runs").mkdir()
-    for name in ("quickstart", "mine", "long", "two", "revive", "none"):
+    for name in ("quickstart", "edit", "mine", "long", "two", "revive", "none"):
         shutil.copytree(folder / "RUN", folder / "runs" / name)
         config = folder / "runs" / name / "config.yaml"  # of a run over the embedded world's facts, as those of the pages are
         said = yaml.safe_load(config.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from lit_edit.options.command import command
 from lit_edit.probes import MMLU, MRPC, NLI, RTE, SST2, CoLA, Entailment, OpenDomainQA, Perplexity, Reasoning, Summarisation
 from lit_edit.studies import STUDIES
 from lit_edit.studies.base import Point, Study
-from lit_edit.studies.cli import parser_of, study_class
+from lit_edit.studies.cli import parser_of, study_class, study_of
 from lit_edit.studies.folder import StudyFolder
 from lit_edit.studies.keys import refuse_repeated
 
@@ -83,7 +83,7 @@ def test_configurations_of_studies(size, monkeypatch):
     """Understood and built, up to what is measured."""
     configs = {name: yaml.safe_load((ROOT / "configs" / "studies" / f"{name}.yaml").read_text()) for name in STUDIES}
     parsers = {name: (study_class(name), parser_of(name, study_class(name))) for name in STUDIES}
-    Path("quickstart.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
+    Path("world.yaml").symlink_to(ROOT / "configs" / "world.yaml")
     Path("studies").mkdir()
 
     @st.composite
@@ -104,8 +104,7 @@ def test_configurations_of_studies(size, monkeypatch):
             with command():
                 config = parser.parse_args(["--config", "studies/damaged.yaml"])
                 refuse_repeated("studies/damaged.yaml")
-                made = parser.instantiate_classes(config)
-                study = kind(**{key: made[key] for key in vars(made) if key not in ("config", "run_dir", "workers")})
+                study = study_of(kind, parser, config)
                 assert len({point.key for point in study.points()}) > 0
                 json.dumps(study.common())
             seen["built"] += 1
