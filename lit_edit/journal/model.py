@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,31 @@ from lit_edit.errors import EditError
 from lit_edit.models.identity import load_pretrained
 from lit_edit.runs.checkpoint_io import SafetensorsCheckpointIO
 from lit_edit.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Named:
+    """Which model a run edits, as its configuration says."""
+
+    pretrained: str
+    revision: str | None
+    dtype: Literal["float32", "bfloat16", "float16"]
+    trust_remote_code: bool
+
+    @classmethod
+    def of(cls, run: Path) -> Named:
+        """Read ``config.yaml`` of a run folder.
+
+        Raises:
+            EditError: if it names no model, or one that no run can have.
+        """
+        model = RunFolder(run).config.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("pretrained"), str):
+            raise EditError(f"{run / 'config.yaml'} names no model (model.pretrained)")
+        dtype, revision = model.get("dtype", "float32"), model.get("revision")
+        if dtype not in ("float32", "bfloat16", "float16") or not isinstance(revision, str | None):
+            raise EditError(f"{run / 'config.yaml'} asks for dtype {dtype!r} and revision {revision!r}, which no run can have")
+        return cls(model["pretrained"], revision, dtype, model.get("trust_remote_code") is True)
 
 
 @dataclass(frozen=True)
@@ -37,14 +62,8 @@ class Unedited:
         Raises:
             EditError: if the configuration names no model that can be loaded, or one without these blocks.
         """
-        model = RunFolder(run).config.get("model")
-        if not isinstance(model, dict) or not isinstance(model.get("pretrained"), str):
-            raise EditError(f"{run / 'config.yaml'} names no model (model.pretrained)")
-        dtype, revision = model.get("dtype", "float32"), model.get("revision")
-        if dtype not in ("float32", "bfloat16", "float16") or not isinstance(revision, str | None):
-            raise EditError(f"{run / 'config.yaml'} asks for dtype {dtype!r} and revision {revision!r}, which no run can have")
-        trusted = model.get("trust_remote_code") is True
-        net, tokenizer = load_pretrained(model["pretrained"], revision, getattr(torch, dtype), trusted)
+        named = Named.of(run)
+        net, tokenizer = load_pretrained(named.pretrained, named.revision, getattr(torch, named.dtype), named.trust_remote_code)
         net.requires_grad_(False)
         anatomy = Anatomy.of(net)
         known = anatomy.check_layers(layers)

@@ -64,7 +64,7 @@ def _admits_any(hint: Any) -> bool:
     return hint is Any or any(_admits_any(part) for part in get_args(hint))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:  # not Namespace.as_dict, which in the oldest version allowed looks one level into dicts
     if isinstance(value, Namespace | dict):
         return {key: _plain(part) for key, part in (vars(value) if isinstance(value, Namespace) else value).items()}
     return [_plain(part) for part in value] if isinstance(value, list) else value

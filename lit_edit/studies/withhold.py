@@ -17,9 +17,9 @@ from lit_edit.delta import Delta
 from lit_edit.errors import EditError
 from lit_edit.guards import REVIVE, RandomSubspace
 from lit_edit.journal.book import open_book
-from lit_edit.journal.model import Unedited
+from lit_edit.journal.model import Named
 from lit_edit.probes.base import AnswerProbe, Probe
-from lit_edit.runs.run_folder import RunFolder
+from lit_edit.request import EditRequest
 from lit_edit.studies.base import Point, Result
 from lit_edit.studies.drawing import Line, ability_panel, probe_panels
 from lit_edit.studies.matrices import Matrix
@@ -79,14 +79,12 @@ class Withhold(WeightStudy):
         if asked < 1:
             raise EditError(f"--asked is {asked}; at least one edit of a run has to be asked for")
         self.books = [open_book(run) for run in runs]
-        made = {(str(_model(run)), tuple(book.layers)) for run, book in zip(runs, self.books, strict=True)}
+        models = [Named.of(book.run) for book in self.books]
+        made = {(str(model), tuple(book.layers)) for model, book in zip(models, self.books, strict=True)}
         if len(made) > 1:
             raise EditError(f"--runs are of different models or layers: {'; '.join(sorted(str(one) for one in made))}")
-        model = _model(runs[0])
-        super().__init__(
-            model["pretrained"], probes, self.books[0].layers, "down", model.get("revision"), model.get("dtype", "float32"),
-            resamples,
-        )  # fmt: skip
+        model = models[0]
+        super().__init__(model.pretrained, probes, self.books[0].layers, "down", model.revision, model.dtype, resamples)
         for tau in taus:
             REVIVE(tau=tau, energy=energy, side=side)  # refuses what is no share
         for book in self.books:
@@ -136,11 +134,12 @@ class Withhold(WeightStudy):
         """What a run has written, ``[d_out, d_in]`` float64 by name of the matrix; one run is kept."""
         if self._changes is None or self._changes[0] != run:
             assert self._loaded is not None
-            book, names = self.books[run], [matrix.name for matrix in self._loaded.matrices]
-            model = Unedited.of(Path(self.runs[run]), book.layers)
-            written = book.weights(model.original, self.counts[run])
-            changes = [written[layer].double() - model.original[layer].double() for layer in book.layers]
-            self._changes = run, dict(zip(names, changes, strict=True))
+            # Asked for by the first matrix of a point, when none of them is changed yet.
+            matrices = dict(zip(self.books[run].layers, self._loaded.matrices, strict=True))
+            original = {layer: matrix.weight_OI.float().clone().contiguous() for layer, matrix in matrices.items()}
+            written = self.books[run].weights(original, self.counts[run])
+            changes = {matrix.name: written[layer].double() - original[layer].double() for layer, matrix in matrices.items()}
+            self._changes = run, changes
         return self._changes[1]
 
     def score(self, loaded: Loaded, point: Point) -> dict[str, list[list[float]]]:
@@ -157,7 +156,8 @@ class Withhold(WeightStudy):
             raise EditError(f"the run {self.runs[run]} has written no request, so there is nothing to take out")
         step = max(1.0, len(written) / self.asked)
         chosen = [written[int(place * step)] for place in range(min(self.asked, len(written)))]
-        return AnswerProbe(EFFICACY, [(one["prompt"].replace("{}", one["subject"], 1), one["target"]) for one in chosen])
+        requests = [EditRequest(one["prompt"], one["subject"], one["target"]) for one in chosen]
+        return AnswerProbe(EFFICACY, [(request.text, request.target_new) for request in requests])
 
     # ------------------------------------------------------------------------------------------------ what came out
 
@@ -217,14 +217,6 @@ class Withhold(WeightStudy):
         for point in self.points()[1:]:
             found[point.settings["kind"], point.settings["tau"]].append(point.key)
         return [(*case, keys) for case, keys in found.items()]
-
-
-def _model(run: str) -> dict[str, Any]:
-    """The model of a run, as its configuration names it."""
-    model = RunFolder(Path(run)).config.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("pretrained"), str):
-        raise EditError(f"{Path(run) / 'config.yaml'} names no model (model.pretrained)")
-    return {key: model.get(key) for key in ("pretrained", "revision", "dtype") if model.get(key) is not None}
 
 
 def _point(kind: str, run: int, tau: float | None = None, seed: int | None = None) -> Point:

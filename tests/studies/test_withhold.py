@@ -111,7 +111,7 @@ def test_what_cannot_be_compared_is_refused(run, text, tmp_path):
         Withhold([str(tmp_path)], [text])
     other = shutil.copytree(run, tmp_path / "other")
     config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("  dtype: float32", "  dtype: float64"))
+    (other / "config.yaml").write_text(config.replace("  dtype: float32", "  dtype: bfloat16"))
     assert (other / "config.yaml").read_text() != config
     with pytest.raises(EditError, match="different models or layers"):
         Withhold([str(run), str(other)], [text])
