@@ -92,3 +92,11 @@ def test_training_of_the_reference_model(tmp_path):
     )  # fmt: skip
     assert cli.trainer.max_steps == cli.config["data"]["batches"] == cli.datamodule.batches
     assert max(cli.model.settings.written) < cli.model.settings.layers
+
+
+def test_the_studies_start_from_the_quickstart_but_for_its_editor():
+    from lit_edit.runs.run_settings import settings_of
+
+    quickstart, world = (settings_of(yaml.safe_load(config_path(name).read_text())) for name in ("quickstart", "world"))
+    differing = {name for name in {*quickstart, *world} if quickstart.get(name) != world.get(name)}
+    assert differing == {"model.editor.lam", "model.editor.history"}
