@@ -86,8 +86,8 @@ class Knowledge:
             EditError: if a file cannot be read or used, or nothing is left to learn.
         """
         said, reworded = _templates(templates)
-        wanted = set(said) if relations is None else set(relations)
-        if unknown := sorted(wanted - set(said)):
+        wanted = sorted(set(said if relations is None else relations))
+        if unknown := [relation for relation in wanted if relation not in said]:
             raise EditError(f"{templates} has no template of {brief(unknown)}; it has those of {', '.join(sorted(said))}")
         found: dict[tuple[str, str], Fact] = {}
         for fact in _facts(facts):
@@ -97,8 +97,8 @@ class Knowledge:
                 if fact.edited:
                     found[key] = fact
         if not found:
-            raise EditError(f"{facts} has no fact to learn of the relations {', '.join(sorted(wanted))}")
-        return cls(tuple(found.values()), {r: said[r] for r in sorted(wanted)}, {r: reworded[r] for r in wanted}, held_out)
+            raise EditError(f"{facts} has no fact to learn of the relations {', '.join(wanted)}")
+        return cls(tuple(found.values()), {r: said[r] for r in wanted}, {r: reworded[r] for r in wanted}, held_out)
 
     def is_held_out(self, fact: Fact, template: Template) -> bool:
         """Whether training never sees this fact in these words. Other words of the same fact it does see."""

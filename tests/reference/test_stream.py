@@ -112,3 +112,15 @@ def test_the_corpus_is_known_by_what_it_says(folder):
         json.dumps({"relation_id": "P1", "subject": "Zoe", "object": "Oslo", "counterfact_case_ids": [1]}) + "\n"
     )
     assert one != FactsCorpus(str(folder)).identity()
+
+
+def test_another_process_knows_the_corpus_again(folder):
+    ask = f"from lit_edit.reference.corpus import FactsCorpus; print(FactsCorpus({str(folder)!r}).identity()['sha256'])"
+    # Two orders of a set of the relations: what was computed from the text is found by this identity.
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", ask], env={**env(), "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
+        for seed in ("0", "2")
+    ]
+    assert said[0] == said[1] != ""
