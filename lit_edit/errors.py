@@ -27,7 +27,7 @@ class EditError(Exception):
 
 
 def exit_code(program: str, work: Callable[[], int | None]) -> int:
-    """Do the work of a command; a mistake that the user can repair ends in its sentence and exit code 2.
+    """Do the work of a command; a mistake that the user can repair ends in its sentence and exit code 2, Ctrl-C in 130.
 
     Args:
         program: what the user typed, for the sentence.
@@ -38,6 +38,9 @@ def exit_code(program: str, work: Callable[[], int | None]) -> int:
     except EditError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\n{program}: ended by Ctrl-C", file=sys.stderr)  # behind the bar or the ^C that stands in the line
+        return 130
 
 
 class OutOfMemory(EditError):

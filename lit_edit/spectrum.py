@@ -129,6 +129,23 @@ def energy_rank(sigma: Tensor, share: float, energy: Energy = "sigma", rule: Ran
     return min(int((cumulative < share).sum()) + 1, len(mass))
 
 
+def leading_share(weight_OI: Tensor, top: float = 0.05) -> float:
+    r"""How steep a spectrum is: share of the leading singular values in the sum of all.
+
+    .. math:: \sum_{i \le k} \sigma_i \Big/ \sum_{i \le r} \sigma_i, \qquad k = \max(1, \mathrm{round}(\mathrm{top} \cdot r))
+
+    Args:
+        weight_OI: ``[d_out, d_in]``, of rank r at most ``min(d_out, d_in)``.
+        top: share of the directions that are leading; of a flat spectrum they hold as much of the sum.
+
+    Example:
+        >>> round(leading_share(torch.diag(torch.tensor([3.0] + [1.0] * 19))), 3)
+        0.136
+    """
+    sigma = torch.linalg.svdvals(weight_OI.double())
+    return float(sigma[: max(1, round(top * len(sigma)))].sum() / sigma.sum())
+
+
 def subspace_similarity(basis_a: Tensor, basis_b: Tensor) -> float:
     r"""LS, the low-rank subspace similarity: mean squared cosine of the principal angles of two k-dimensional subspaces.
 

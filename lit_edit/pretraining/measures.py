@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_edit.spectrum import leading_share
+
 Item = tuple[str, str]
 
 
@@ -151,10 +153,6 @@ def right_without(model: nn.Module, module: nn.Module, questions: Questions, ans
 
 def spectral_share(model: nn.Module, top: float = 0.05) -> list[float]:
     """Share of the sum of singular values held by the largest ``top`` of them, per down-projection."""
-    shares = []
-    block: Any
-    for block in blocks(model):
-        down = block.mlp.c_proj if hasattr(block.mlp, "c_proj") else block.mlp.down_proj
-        sigma = torch.linalg.svdvals(down.weight.detach().double())
-        shares.append((sigma[: max(1, round(top * len(sigma)))].sum() / sigma.sum()).item())
-    return shares
+    mlps: list[Any] = [block.mlp for block in blocks(model)]
+    downs = [mlp.c_proj if hasattr(mlp, "c_proj") else mlp.down_proj for mlp in mlps]
+    return [leading_share(down.weight.detach(), top) for down in downs]

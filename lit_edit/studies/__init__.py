@@ -7,6 +7,7 @@ STUDIES = {
     "collapse": "lit_edit.studies.collapse.Collapse",
     "methods": "lit_edit.studies.methods.Methods",
     "pareto": "lit_edit.studies.pareto.Pareto",
+    "spectra": "lit_edit.studies.spectra.Spectra",
     "condition": "lit_edit.studies.condition.Condition",
     "tau": "lit_edit.studies.tau.Tau",
     "order": "lit_edit.studies.order.Order",

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from lit_edit.errors import EditError
 from lit_edit.figures import figure
 from lit_edit.studies.base import Result
-from lit_edit.studies.fronts import hypervolume, lead
+from lit_edit.studies.fronts import hypervolume
+from lit_edit.studies.leads import by_seed, lead_of
 from lit_edit.studies.measures import Measure, Scoring, abilities, edits, probe
 from lit_edit.studies.panels import bars, legend, look
 from lit_edit.studies.seeds import Estimate, over_seeds
@@ -94,7 +95,8 @@ class Pareto(StreamStudy):
                     rows.append({"measure": f"lead in {name}", "guard": guard, "lambda": "front", **found.row()})
         for name, wanted in zip(_PRESERVED, self.measures()[1:], strict=True):
             for guard in self.guards:
-                areas = [hypervolume(points) for points in self._fronts(results, guard, wanted).values()]
+                points = by_seed(having(results, guard=guard), self.measures()[0], wanted, len(self.lams))
+                areas = [hypervolume(some) for some in points.values()]
                 if areas:
                     found = over_seeds(areas, (0.0, float("inf")))
                     rows.append({"measure": f"hypervolume, {name}", "guard": guard, "lambda": "front", **found.row()})
@@ -102,19 +104,8 @@ class Pareto(StreamStudy):
 
     def lead(self, results: Mapping[str, Result], guard: str, preserved: Measure) -> Estimate:
         """How much more a guard preserves than the first one at equal efficacy, seeds compared with themselves."""
-        mine, reference = (self._fronts(results, name, preserved) for name in (guard, self.guards[0]))
-        leads = [lead(points, reference[seed]) for seed, points in mine.items() if seed in reference]
-        return over_seeds([one for one in leads if one is not None])
-
-    def _fronts(self, results: Mapping[str, Result], guard: str, preserved: Measure) -> dict[int, list[tuple[float, float]]]:
-        """Efficacy and preservation of every value of the dial, by seed; seeds that lack one are left out."""
-        efficacy = self.measures()[0]
-        found: dict[int, list[tuple[float, float]]] = {}
-        for one in having(results, guard=guard):
-            x, y = efficacy.last(one), preserved.last(one)
-            if x is not None and y is not None:
-                found.setdefault(one["about"]["seed"], []).append((x, y))
-        return {seed: points for seed, points in found.items() if len(points) == len(self.lams)}
+        mine, reference = (having(results, guard=name) for name in (guard, self.guards[0]))
+        return lead_of(mine, reference, self.measures()[0], preserved, len(self.lams))
 
     # ------------------------------------------------------------------------------------------------ drawing
 

@@ -7,6 +7,7 @@ from lit_edit.studies.condition import Condition
 from lit_edit.studies.methods import Methods
 from lit_edit.studies.order import Order
 from lit_edit.studies.pareto import Pareto
+from lit_edit.studies.spectra import Spectra
 from lit_edit.studies.tau import Tau
 
 GUARD = [{"class_path": "REVIVE", "init_args": {"tau": 0.2}}]
@@ -72,6 +73,24 @@ def pareto_results(study, gain):
     return results
 
 
+def spectra_study(base):
+    models = {"flat": {"model.pretrained": "a"}, "steep": {"model.pretrained": "b"}}
+    return Spectra(
+        base, models, [1.0, 10.0], {"no guard": None, "REVIVE": GUARD}, seeds=[0, 1, 2], options={"data.seed": "$seed"}
+    )
+
+
+def spectra_results(study):
+    """The guard keeps a tenth more of the steep model, and nothing more of the flat one."""
+    results = {}
+    for arm in study.arms():
+        steep, weak = arm.about["model"] == "steep", arm.about["lam"] == 10.0
+        kept = 0.4 + 0.2 * weak + 0.1 * (steep and arm.about["guard"] == "REVIVE")
+        skills, share = ((0, 1.0), (20, kept)), 0.4 if steep else 0.1
+        results[arm.key] = made(arm.about, skills, 0.8 if weak else 0.9, kept, perplexity=(10.0, 10.0), leading_share=share)
+    return results
+
+
 def methods_study(base):
     methods = {"MEMIT": {}, "RECT": {"model.guards": [{"class_path": "RECT"}]}}
     return Methods(base, methods, {"no guard": [], "REVIVE": GUARD}, seeds=[0, 1, 2], options={"data.seed": "$seed"})
@@ -109,6 +128,7 @@ FIGURES = {
     "methods": methods_study,
     "order": order_study,
     "pareto": pareto_study,
+    "spectra": spectra_study,
     "tau": tau_study,
 }
 
@@ -116,6 +136,8 @@ FIGURES = {
 def results_for(name, study):
     if name == "pareto":
         return pareto_results(study, 0.05)
+    if name == "spectra":
+        return spectra_results(study)
     if name == "methods":
         return methods_results(study)
     if name == "tau":

@@ -8,16 +8,21 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from handmade import coloured
+from handmade import GUARD, coloured
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from lit_edit.__main__ import main
+from lit_edit.anatomy import Anatomy
 from lit_edit.figures import PALETTE
+from lit_edit.models.identity import load_pretrained
+from lit_edit.spectrum import leading_share
 from lit_edit.studies.collapse import Collapse
 from lit_edit.studies.folder import StudyFolder
 from lit_edit.studies.runner import run
+from lit_edit.studies.spectra import Spectra
 from lit_edit.studies.streams import by_method
 from lit_edit.studies.told import told_to
 
@@ -152,3 +157,15 @@ def test_a_run_whose_batches_are_all_rejected_has_a_result(place, tmp_path):
     folder.write()
     row = next(row for row in study.table(folder.results()) if row["measure"] == "abilities")
     assert row["value"] == pytest.approx(1.0), "nothing was written, nothing is lost"
+
+
+def test_spectra_measures_how_steep_the_unedited_model_is(place, tmp_path):
+    guards = {"no guard": None, "REVIVE": GUARD}
+    study = Spectra(str(place / "base.yaml"), {"tiny": {}}, [10.0], guards, options={"data.limit": 2}, unrelated="none")
+    folder = StudyFolder(tmp_path / "spectra", study, "spectra")
+    run(folder, ["cpu"], progress=False)
+    pretrained = yaml.safe_load((place / "base.yaml").read_text())["model"]["pretrained"]
+    anatomy = Anatomy.of(load_pretrained(pretrained, None, torch.float32)[0])
+    shares = [leading_share(anatomy.weight(layer).detach()) for layer in (0, 1)]
+    for result in folder.results().values():
+        assert result["leading_share"] == pytest.approx(sum(shares) / 2)

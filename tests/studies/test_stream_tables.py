@@ -15,6 +15,8 @@ from handmade import (
     pareto_results,
     pareto_study,
     results_for,
+    spectra_results,
+    spectra_study,
     tau_study,
 )
 from PIL import Image
@@ -148,6 +150,18 @@ def test_pareto_answers_with_a_number_and_an_interval(base):
     assert not any(row["measure"].startswith("lead") for row in study.table(half)), "fronts that lack a setting wait"
 
 
+def test_spectra_sets_leads_beside_steepness(base):
+    study = spectra_study(base)
+    results = spectra_results(study)
+    assert [study.steepness(results, model) for model in ("flat", "steep")] == [0.1, 0.4]
+    rows = {(row["measure"], row["model"]): row for row in study.table(results) if row["lambda"] == "front"}
+    assert [rows["lead in unrelated facts", model]["value"] for model in ("flat", "steep")] == pytest.approx([0.0, 0.1])
+    assert rows["lead in abilities", "steep"]["value"] == pytest.approx(0.05), "one of two abilities is kept better"
+    assert rows["lead in abilities", "steep"]["leading 5 %"] == 0.4
+    flat = {key: one for key, one in results.items() if one["about"]["model"] == "flat"}
+    assert {row["model"] for row in study.table(flat)} == {"flat"} and study.steepness(flat, "steep") is None
+
+
 def test_order_table_gives_the_spread(base):
     rows = {(row["measure"], row["method"]): row for row in order_study(base).table(collapse_results())}
     assert (rows["efficacy", "MEMIT"]["smallest"], rows["efficacy", "MEMIT"]["largest"]) == (0.6, 0.8)
@@ -173,7 +187,7 @@ def test_figures_show_every_method_and_survive_missing_results(name, base):
     for one in drawn.values():
         picture = Image.open(io.BytesIO(render(one, "png", dpi=80)))
         assert picture.width > 330 and picture.height > 150
-        for colour in PALETTE[:2]:
+        for colour in PALETTE[name == "spectra" : 2]:  # there the first guard is the level that others are measured from
             assert coloured(picture, colour) > 150, "lines, not only a legend entry"
     first = next(iter(results))
     for some in ({}, {first: results[first]}):

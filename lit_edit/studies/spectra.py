@@ -1,0 +1,163 @@
+"""From which spectrum on does a guard pay? The same sweep of lambda on several models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lit_edit.errors import EditError
+from lit_edit.figures import figure
+from lit_edit.journal.book import open_book
+from lit_edit.journal.model import Unedited
+from lit_edit.spectrum import leading_share
+from lit_edit.studies.base import Point, Result
+from lit_edit.studies.leads import lead_of
+from lit_edit.studies.measures import Measure, Scoring, abilities, edits, probe
+from lit_edit.studies.panels import bars, legend, look
+from lit_edit.studies.seeds import Estimate
+from lit_edit.studies.streams import Arm, Base, Options, StreamStudy, having
+
+_STEEPNESS = "leading_share"
+
+
+class Spectra(StreamStudy):
+    """Sweeps an editor's own dial on several models under every guard, and sets a guard's lead beside their spectra.
+
+    A guard protects the leading singular directions. Where the spectrum is flat these are directions like all others; the
+    steeper it is, the more of what the model can do should lie in them, and the more should a guard be worth. The study tells
+    how steep every model is (:func:`lit_edit.spectrum.leading_share`, mean over the edited layers of the unedited model) and
+    the ``lead`` of every guard over the first one at equal efficacy, see :class:`lit_edit.studies.pareto.Pareto`.
+
+    Args:
+        base: configuration of ``lit-edit fit`` that all arms start from.
+        models: by name, what each changes of it, e.g. ``{"width 128": {model.pretrained: checkpoints/world-128}}``.
+        lams: values of the dial.
+        guards: by name, the value of ``model.guards``; the first one is what the others are compared with.
+        dial: the option that ``lams`` are values of.
+        seeds: everything runs once for each; ``$seed`` in an option is replaced by it.
+        options: changes for all arms.
+        scoring: which efficacy.
+        unrelated: probe of facts that nobody edited; all other probes are abilities.
+        keep_checkpoints: leave the checkpoints of finished arms on disk.
+
+    Raises:
+        EditError: if there is no model, no value, or fewer than two guards, a value is given twice, or several seeds would give
+            the same run.
+    """
+
+    question = "From which spectrum on does a guard keep more than a larger lambda keeps at equal efficacy?"
+
+    def __init__(
+        self,
+        base: Base,
+        models: dict[str, dict[str, Any]],
+        lams: list[float],
+        guards: dict[str, Any],
+        dial: str = "model.editor.init_args.lam",
+        seeds: list[int] | None = None,
+        options: dict[str, Any] | None = None,
+        scoring: Scoring = "success",
+        unrelated: str = "unrelated_facts",
+        keep_checkpoints: bool = False,
+    ) -> None:
+        super().__init__(base, options, keep_checkpoints)
+        if not lams or len(set(lams)) != len(lams):
+            raise EditError(f"the values {lams} of {dial} must be at least one, and none of them twice")
+        if len(guards) < 2:
+            raise EditError(
+                f"the guards are {', '.join(guards) or 'none'}; at least two are needed, one to compare the others with"
+            )
+        self.models, self.lams, self.guards = list(models), lams, list(guards)
+        self.scoring, self.unrelated = scoring, unrelated
+        methods: dict[str, Options] = {}
+        places = {}
+        for model, changes in models.items():
+            for guard, value in guards.items():
+                for lam in lams:
+                    name = f"{model}, {guard}, {dial.rsplit('.', 1)[-1]} {lam:g}"
+                    methods[name] = {**changes, "model.guards": value, dial: lam}
+                    places[name] = {"model": model, "guard": guard, "lam": lam}
+        self._arms = self.repeated(methods, [0] if seeds is None else seeds, places)
+
+    def arms(self) -> Sequence[Arm]:
+        """Every model under every guard with every value of the dial, once for every seed."""
+        return self._arms
+
+    def measure(self, point: Point, device: torch.device, folder: Path) -> Result:
+        """Run the arm; the result also tells how steep the spectra of its unedited model are."""
+        result = super().measure(point, device, folder)
+        unedited = Unedited.of(folder, open_book(folder).layers)
+        shares = [leading_share(weight) for weight in unedited.original.values()]
+        return {**result, _STEEPNESS: sum(shares) / len(shares)}
+
+    def measures(self) -> list[Measure]:
+        """Efficacy, then what is preserved."""
+        return [edits("efficacy", self.scoring), probe(self.unrelated, "unrelated facts"), abilities(self.unrelated)]
+
+    def steepness(self, results: Mapping[str, Result], model: str) -> float | None:
+        """Share of the leading singular values of a model, if one of its runs has been measured."""
+        found = having(results, model=model)
+        return found[0][_STEEPNESS] if found else None
+
+    def table(self, results: Mapping[str, Result]) -> list[dict[str, Any]]:
+        """Leads of every guard on every model; then every setting."""
+        rows: list[dict[str, Any]] = []
+        for model in self.models:
+            about = {"model": model, "leading 5 %": self.steepness(results, model)}
+            for guard in self.guards[1:]:
+                for wanted in self.measures()[1:]:
+                    found = self.lead(results, model, guard, wanted)
+                    if found.value is not None:
+                        rows.append(
+                            {"measure": f"lead in {wanted.name}", **about, "guard": guard, "lambda": "front", **found.row()}
+                        )
+        for measure in self.measures():
+            for model in self.models:
+                about = {"model": model, "leading 5 %": self.steepness(results, model)}
+                for guard in self.guards:
+                    for lam in self.lams:
+                        found = measure.estimate(having(results, model=model, guard=guard, lam=lam))
+                        if found.value is not None:
+                            rows.append({"measure": measure.name, **about, "guard": guard, "lambda": f"{lam:g}", **found.row()})
+        return rows
+
+    def lead(self, results: Mapping[str, Result], model: str, guard: str, preserved: Measure) -> Estimate:
+        """How much more a guard preserves on a model than the first one at equal efficacy."""
+        mine, reference = (having(results, model=model, guard=name) for name in (guard, self.guards[0]))
+        return lead_of(mine, reference, self.measures()[0], preserved, len(self.lams))
+
+    # ------------------------------------------------------------------------------------------------ drawing
+
+    def figures(self, results: Mapping[str, Result]) -> dict[str, Figure]:
+        """Lead over steepness, a panel for each preservation."""
+        made, panels = figure(8.0, 3.9, 1, 2)
+        for panel, wanted in zip(panels, self.measures()[1:], strict=True):
+            self._draw(panel, results, wanted)
+        sure = next((row["95 % over"] for row in self.table(results) if row["95 % over"] != "-"), "one run")
+        legend(made, self.guards, 4, f"a point: a model; bars: 95 % over {sure}", there=self.guards[1:])
+        return {"spectra": made}
+
+    def _draw(self, panel: Axes, results: Mapping[str, Result], wanted: Measure) -> None:
+        panel.axhline(0.0, color="#444444", linewidth=1.0)
+        for index, guard in enumerate(self.guards[1:], start=1):
+            found = [(self.steepness(results, model), model, self.lead(results, model, guard, wanted)) for model in self.models]
+            known = sorted(
+                ((x, model, one) for x, model, one in found if x is not None and one.value is not None), key=lambda at: at[:2]
+            )
+            if not known:
+                continue
+            estimates = [one for _, _, one in known]
+            across = [x for x, _, _ in known]
+            panel.errorbar(across, [one.at for one in estimates], yerr=bars(estimates), capsize=3, **look(index))
+            if index == 1:
+                for x, model, one in known:
+                    panel.annotate(model, (x, one.at), (5, 5), textcoords="offset points", fontsize=7, color="#444444")
+        panel.set_xlabel("share of the leading 5 % in the sum of singular values")
+        panel.set_title(f"lead over {self.guards[0]} in {wanted.name}", loc="left", fontsize=8.5)
+        panel.tick_params(labelsize=8)
+        panel.margins(0.15)
