@@ -204,7 +204,7 @@ def masters(module):
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
-@pytest.mark.parametrize("ends", [2, 6, 14])
+@pytest.mark.parametrize("ends", [2, pytest.param(6, marks=pytest.mark.slow), 14])
 def test_a_run_that_goes_on_equals_one_that_never_stopped(model, tmp_path, every, ends):
     whole, observed = fit(model, tmp_path / "whole", None, {ends: 0.1})
     folder = tmp_path / "part"

@@ -110,7 +110,7 @@ def test_what_is_logged(model, tmp_path):
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_an_interrupted_run_gives_the_same_matrix(model, tmp_path, hook, first):
     def limits():
         return RetentionScores(2, per_cohort=1, cohorts=2, scoring="probability")

@@ -42,7 +42,7 @@ def cache(tmp_path_factory):
     ("model", "guard"),
     [
         ("world-gpt2", "revive"),
-        ("world-llama", "none"),
+        pytest.param("world-llama", "none", marks=pytest.mark.slow),
         pytest.param("world-gpt2", "none", marks=pytest.mark.slow),
         pytest.param("world-llama", "revive", marks=pytest.mark.slow),
     ],

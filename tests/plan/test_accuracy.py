@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from planned import measured, options, planned
 
+pytestmark = pytest.mark.slow
+
 MEMIT = '{"class_path": "MEMIT", "init_args": {"history": true}}'
 
 

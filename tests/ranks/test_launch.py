@@ -52,6 +52,7 @@ def alive(run: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_command_starts_its_ranks_and_ends_when_one_of_them_dies(folder):
     run = folder / "run"
     slow = command(folder, "--run_dir", str(run), "--data.batch_size", "1", "--model.targets.steps", "400")

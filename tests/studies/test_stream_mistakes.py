@@ -95,6 +95,8 @@ def test_shipped_configurations_name_runs_that_can_be_built(name, tmp_path, monk
     if name == "spectra":  # its models are trained by who runs it
         monkeypatch.chdir(tmp_path)
         (tmp_path / "checkpoints").mkdir()
+        (ROOT / "checkpoints" / "cache").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / "cache").symlink_to(ROOT / "checkpoints" / "cache")
         for changes in yaml.safe_load(config.read_text())["models"].values():
             if (path := Path(changes["model.pretrained"])).parent.name:
                 path.symlink_to(ROOT / "checkpoints" / "world-gpt2")

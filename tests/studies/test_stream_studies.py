@@ -107,6 +107,7 @@ def test_the_same_command_again_measures_nothing(finished, place, monkeypatch):
     assert main(["study", "collapse", "--config", str(place / "study.yaml"), "--run_dir", str(finished[0])]) == 0
 
 
+@pytest.mark.slow
 def test_two_workers_find_what_one_does_and_share_one_preparation(finished, place, tmp_path, monkeypatch):
     config = yaml.safe_load((place / "study.yaml").read_text())
     config["base"] = str(place / "base.yaml")
