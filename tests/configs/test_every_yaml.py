@@ -94,9 +94,9 @@ def test_training_of_the_reference_model(tmp_path):
     assert max(cli.model.settings.written) < cli.model.settings.layers
 
 
-def test_the_studies_start_from_the_quickstart_but_for_its_editor():
+def test_the_studies_start_from_the_quickstart_but_for_its_editor_and_guard():
     from lit_edit.runs.run_settings import settings_of
 
     quickstart, world = (settings_of(yaml.safe_load(config_path(name).read_text())) for name in ("quickstart", "world"))
     differing = {name for name in {*quickstart, *world} if quickstart.get(name) != world.get(name)}
-    assert differing == {"model.editor.lam", "model.editor.history"}
+    assert differing == {"model.editor.lam", "model.editor.history", "model.guards"}
