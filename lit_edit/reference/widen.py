@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
+from transformers.utils.logging import disable_progress_bar
 
 from lit_edit.errors import EditError, exit_code
 from lit_edit.models.identity import load_pretrained
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what the new units read")
     parser.add_argument("--to", type=Path, required=True, help="folder of the wider model")
     given = parser.parse_args(argv)
+    disable_progress_bar()  # transformers' own, over tensors that load in a moment
     model, tokenizer = load_pretrained(given.folder, None, torch.float32)
     wide: Any = widened(model, given.inner, given.threshold, given.seed)
     wide.save_pretrained(given.to)
