@@ -135,7 +135,7 @@ class Spectra(StreamStudy):
 
     def figures(self, results: Mapping[str, Result]) -> dict[str, Figure]:
         """Lead over steepness, a panel for each preservation."""
-        made, panels = figure(8.0, 3.9, 1, 2)
+        made, panels = figure(8.4, 4.2, 1, 2)
         for panel, wanted in zip(panels, self.measures()[1:], strict=True):
             self._draw(panel, results, wanted)
         sure = next((row["95 % over"] for row in self.table(results) if row["95 % over"] != "-"), "one run")
@@ -144,20 +144,24 @@ class Spectra(StreamStudy):
 
     def _draw(self, panel: Axes, results: Mapping[str, Result], wanted: Measure) -> None:
         panel.axhline(0.0, color="#444444", linewidth=1.0)
+        for model in self.models:
+            if (share := self.steepness(results, model)) is not None:
+                at = (share, 0.02)
+                panel.annotate(
+                    model, at, (-2, 0), panel.get_xaxis_transform(), "offset points",
+                    rotation=90, ha="right", va="bottom", fontsize=7, color="#666666",
+                )  # fmt: skip
         for index, guard in enumerate(self.guards[1:], start=1):
-            found = [(self.steepness(results, model), model, self.lead(results, model, guard, wanted)) for model in self.models]
-            known = sorted(
-                ((x, model, one) for x, model, one in found if x is not None and one.value is not None), key=lambda at: at[:2]
-            )
+            found = [(self.steepness(results, model), self.lead(results, model, guard, wanted)) for model in self.models]
+            known = [(x, one) for x, one in found if x is not None and one.value is not None]
+            known.sort(key=lambda at: at[0])
             if not known:
                 continue
-            estimates = [one for _, _, one in known]
-            across = [x for x, _, _ in known]
+            estimates = [one for _, one in known]
+            across = [x for x, _ in known]
             panel.errorbar(across, [one.at for one in estimates], yerr=bars(estimates), capsize=3, **look(index))
-            if index == 1:
-                for x, model, one in known:
-                    panel.annotate(model, (x, one.at), (5, 5), textcoords="offset points", fontsize=7, color="#444444")
-        panel.set_xlabel("share of the leading 5 % in the sum of singular values")
+        panel.set_xlabel("leading 5 %: share of the sum of singular values", fontsize=8.5)
         panel.set_title(f"lead over {self.guards[0]} in {wanted.name}", loc="left", fontsize=8.5)
         panel.tick_params(labelsize=8)
+        panel.locator_params("x", nbins=6)
         panel.margins(0.15)
