@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from lit_edit.anatomy import Anatomy
 from lit_edit.errors import EditError, exit_code
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with facts and text that it was trained on")
     parser.add_argument("--most", type=int, default=200, help="facts asked for of each relation; 0 asks for all")
     given = parser.parse_args(argv)
+    disable_progress_bar()  # what is printed is the table
     try:
         learned = json.loads((given.folder / LEARNED).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

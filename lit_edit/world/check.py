@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from lit_edit.errors import exit_code
 from lit_edit.models.identity import load_pretrained
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure facts, skills and causal patching of a stored world model.")
     parser.add_argument("folder", help="a folder written by the pre-training, or world-gpt2 or world-llama")
     named = parser.parse_args(argv).folder
+    disable_progress_bar()  # what is printed is the measurements
     model, tokenizer = load_pretrained(named, None, torch.float32)
     folder = Path(named) if Path(named).exists() else model_path(named) or Path(named)
     world = World(**json.loads((folder / "world.json").read_text()))
