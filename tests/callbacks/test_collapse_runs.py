@@ -48,6 +48,7 @@ def real(tmp_path, name, lam, targets):
     return module, guard, float(run.callback_metrics["probe/sentiment/accuracy/teacher_forced"])
 
 
+@pytest.mark.slow
 def test_a_run_that_really_collapses_is_stopped_and_a_sane_one_is_not(tmp_path):
     """Hardly any second moments and targets far from where the model's own values lie break the model within 80 edits."""
     broken, guard, ability = real(tmp_path, "broken", 1e-6, {"lr": 2.0, "clamp": 3.0})

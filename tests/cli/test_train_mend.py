@@ -49,6 +49,7 @@ def edited(*arguments: str, folder: str) -> tuple[dict, float]:
     return json.loads(Path(folder, "summary.json").read_text()), max(moved)
 
 
+@pytest.mark.slow
 def test_train_then_edit_a_stream_plain_and_with_revive(capsys):
     assert main(TRAIN) == 0
     printed = capsys.readouterr().out

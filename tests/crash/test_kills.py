@@ -36,6 +36,7 @@ MUST = (
 """Where a kill would hurt if anything did: a run that never passes one of these is no test."""
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_everything_goes_on_to_the_same_bits(rig):
     places = Counter(rig.places)
     assert set(MUST) <= set(places)

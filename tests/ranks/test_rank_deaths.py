@@ -62,6 +62,7 @@ def killed(streams, name, size, who, at, number=signal.SIGKILL):
     return answer
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_and_another_number_of_ranks_goes_on(streams):
     killed(streams, "relay", 2, 1, PLACES[1])
     killed(streams, "relay", 4, 0, PLACES[4])
