@@ -96,7 +96,9 @@ def test_unknown_names_end_in_one_sentence(mistake, elsewhere, capsys):
 
 def test_names_in_a_file_of_ones_own(elsewhere):
     """A copy of a configuration keeps its fragments, and they can be named in new ones."""
-    Path("mine.yaml").write_text(config_path("quickstart").read_text().replace("guards/revive_constrain.yaml", "guards/chain.yaml"))
+    Path("mine.yaml").write_text(
+        config_path("quickstart").read_text().replace("guards/revive_constrain.yaml", "guards/chain.yaml")
+    )
     Path("editor.yaml").write_text("model:\n  editor: editors/alphaedit\n")
     Path("guards").mkdir()
     Path("guards/rect.yaml").write_text("- class_path: RECT\n  init_args: {keep: 0.5}\n")  # a file beside it wins
