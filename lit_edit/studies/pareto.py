@@ -8,20 +8,17 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_edit.errors import EditError
 from lit_edit.figures import figure
 from lit_edit.studies.base import Result
 from lit_edit.studies.fronts import hypervolume
-from lit_edit.studies.leads import by_seed, lead_of
-from lit_edit.studies.measures import Measure, Scoring, abilities, edits, probe
+from lit_edit.studies.measures import Measure, Scoring
 from lit_edit.studies.panels import bars, legend, look
 from lit_edit.studies.seeds import Estimate, over_seeds
-from lit_edit.studies.streams import Arm, Base, Options, StreamStudy, having
+from lit_edit.studies.streams import Base, having
+from lit_edit.studies.sweep import Sweep
 
-_PRESERVED = ("unrelated facts", "abilities")
 
-
-class Pareto(StreamStudy):
+class Pareto(Sweep):
     """Sweeps an editor's own dial (lambda) under every guard, and compares what is preserved at equal efficacy.
 
     A guard lowers efficacy and preserves more, and so does a larger lambda. Whether it is worth having shows only where both
@@ -58,54 +55,19 @@ class Pareto(StreamStudy):
         unrelated: str = "unrelated_facts",
         keep_checkpoints: bool = False,
     ) -> None:
-        super().__init__(base, options, keep_checkpoints)
-        if not lams or len(set(lams)) != len(lams):
-            raise EditError(f"the values {lams} of {dial} must be at least one, and none of them twice")
-        self.lams, self.guards, self.scoring, self.unrelated = lams, list(guards), scoring, unrelated
-        methods: dict[str, Options] = {}
-        places = {}
-        for guard, value in guards.items():
-            for lam in lams:
-                name = f"{guard}, {dial.rsplit('.', 1)[-1]} {lam:g}"
-                methods[name] = {"model.guards": value, dial: lam}
-                places[name] = {"guard": guard, "lam": lam}
-        self._arms = self.repeated(methods, [0] if seeds is None else seeds, places)
-
-    def arms(self) -> Sequence[Arm]:
-        """Every guard with every value of the dial under every seed."""
-        return self._arms
-
-    def measures(self) -> list[Measure]:
-        """Efficacy, then what is preserved."""
-        return [edits("efficacy", self.scoring), probe(self.unrelated, "unrelated facts"), abilities(self.unrelated)]
+        super().__init__(base, lams, guards, dial, seeds, options, scoring, unrelated, keep_checkpoints)
 
     def table(self, results: Mapping[str, Result]) -> list[dict[str, Any]]:
         """Every setting; then lead over the first guard and hypervolume of every front."""
-        rows = []
-        for measure in self.measures():
+        rows = [row for measure in self.measures() for row in self.settings(results, measure, {})]
+        rows += [row for wanted in self.measures()[1:] for row in self.leads(results, wanted, {})]
+        for wanted in self.measures()[1:]:
             for guard in self.guards:
-                for lam in self.lams:
-                    found = measure.estimate(having(results, guard=guard, lam=lam))
-                    if found.value is not None:
-                        rows.append({"measure": measure.name, "guard": guard, "lambda": f"{lam:g}", **found.row()})
-        for name, wanted in zip(_PRESERVED, self.measures()[1:], strict=True):
-            for guard in self.guards[1:]:
-                found = self.lead(results, guard, wanted)
-                if found.value is not None:
-                    rows.append({"measure": f"lead in {name}", "guard": guard, "lambda": "front", **found.row()})
-        for name, wanted in zip(_PRESERVED, self.measures()[1:], strict=True):
-            for guard in self.guards:
-                points = by_seed(having(results, guard=guard), self.measures()[0], wanted, len(self.lams))
-                areas = [hypervolume(some) for some in points.values()]
+                areas = [hypervolume(points) for points in self.fronts(results, guard, wanted).values()]
                 if areas:
                     found = over_seeds(areas, (0.0, float("inf")))
-                    rows.append({"measure": f"hypervolume, {name}", "guard": guard, "lambda": "front", **found.row()})
+                    rows.append({"measure": f"hypervolume, {wanted.name}", "guard": guard, "lambda": "front", **found.row()})
         return rows
-
-    def lead(self, results: Mapping[str, Result], guard: str, preserved: Measure) -> Estimate:
-        """How much more a guard preserves than the first one at equal efficacy, seeds compared with themselves."""
-        mine, reference = (having(results, guard=name) for name in (guard, self.guards[0]))
-        return lead_of(mine, reference, self.measures()[0], preserved, len(self.lams))
 
     # ------------------------------------------------------------------------------------------------ drawing
 
@@ -152,7 +114,7 @@ class Pareto(StreamStudy):
                     _mark(panel, [x], [found], **{**look(index), "linestyle": "none"}, capsize=3)
         if not known:
             panel.text(0.5, 0.55, "no efficacy in common", transform=panel.transAxes, ha="center", fontsize=8, color="#444444")
-        panel.set_xticks([0, 1], _PRESERVED)
+        panel.set_xticks([0, 1], [measure.name for measure in self.measures()[1:]])
         panel.set_xlim(-0.6, 1.6)
         panel.set_title(f"lead over {self.guards[0]} at equal efficacy", loc="left", fontsize=8.5)
         panel.tick_params(labelsize=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from lit_edit.journal.book import open_book
 from lit_edit.journal.model import Unedited
 from lit_edit.spectrum import leading_share
 from lit_edit.studies.base import Point, Result
-from lit_edit.studies.leads import lead_of
-from lit_edit.studies.measures import Measure, Scoring, abilities, edits, probe
+from lit_edit.studies.measures import Measure, Scoring
 from lit_edit.studies.panels import bars, legend, look
-from lit_edit.studies.seeds import Estimate
-from lit_edit.studies.streams import Arm, Base, Options, StreamStudy, having
+from lit_edit.studies.streams import Base, having
+from lit_edit.studies.sweep import Sweep
 
 _STEEPNESS = "leading_share"
 
 
-class Spectra(StreamStudy):
+class Spectra(Sweep):
     """Sweeps an editor's own dial on several models under every guard, and sets a guard's lead beside their spectra.
 
     A guard protects the leading singular directions. Where the spectrum is flat these are directions like all others; the
@@ -65,39 +64,22 @@ class Spectra(StreamStudy):
         unrelated: str = "unrelated_facts",
         keep_checkpoints: bool = False,
     ) -> None:
-        super().__init__(base, options, keep_checkpoints)
-        if not lams or len(set(lams)) != len(lams):
-            raise EditError(f"the values {lams} of {dial} must be at least one, and none of them twice")
+        super().__init__(base, lams, guards, dial, seeds, options, scoring, unrelated, keep_checkpoints, models)
         if len(guards) < 2:
             raise EditError(
                 f"the guards are {', '.join(guards) or 'none'}; at least two are needed, one to compare the others with"
             )
-        self.models, self.lams, self.guards = list(models), lams, list(guards)
-        self.scoring, self.unrelated = scoring, unrelated
-        methods: dict[str, Options] = {}
-        places = {}
-        for model, changes in models.items():
-            for guard, value in guards.items():
-                for lam in lams:
-                    name = f"{model}, {guard}, {dial.rsplit('.', 1)[-1]} {lam:g}"
-                    methods[name] = {**changes, "model.guards": value, dial: lam}
-                    places[name] = {"model": model, "guard": guard, "lam": lam}
-        self._arms = self.repeated(methods, [0] if seeds is None else seeds, places)
-
-    def arms(self) -> Sequence[Arm]:
-        """Every model under every guard with every value of the dial, once for every seed."""
-        return self._arms
+        self.models = list(models)
+        self._steep: dict[str, float] = {}
 
     def measure(self, point: Point, device: torch.device, folder: Path) -> Result:
         """Run the arm; the result also tells how steep the spectra of its unedited model are."""
         result = super().measure(point, device, folder)
-        unedited = Unedited.of(folder, open_book(folder).layers)
-        shares = [leading_share(weight) for weight in unedited.original.values()]
-        return {**result, _STEEPNESS: sum(shares) / len(shares)}
-
-    def measures(self) -> list[Measure]:
-        """Efficacy, then what is preserved."""
-        return [edits("efficacy", self.scoring), probe(self.unrelated, "unrelated facts"), abilities(self.unrelated)]
+        model = point.settings["about"]["model"]
+        if model not in self._steep:  # once for all arms of a model in this process
+            shares = [leading_share(weight) for weight in Unedited.of(folder, open_book(folder).layers).original.values()]
+            self._steep[model] = sum(shares) / len(shares)
+        return {**result, _STEEPNESS: self._steep[model]}
 
     def steepness(self, results: Mapping[str, Result], model: str) -> float | None:
         """Share of the leading singular values of a model, if one of its runs has been measured."""
@@ -106,30 +88,15 @@ class Spectra(StreamStudy):
 
     def table(self, results: Mapping[str, Result]) -> list[dict[str, Any]]:
         """Leads of every guard on every model; then every setting."""
-        rows: list[dict[str, Any]] = []
+        columns = {model: {"model": model, "leading 5 %": self.steepness(results, model)} for model in self.models}
+        rows = []
         for model in self.models:
-            about = {"model": model, "leading 5 %": self.steepness(results, model)}
-            for guard in self.guards[1:]:
-                for wanted in self.measures()[1:]:
-                    found = self.lead(results, model, guard, wanted)
-                    if found.value is not None:
-                        rows.append(
-                            {"measure": f"lead in {wanted.name}", **about, "guard": guard, "lambda": "front", **found.row()}
-                        )
+            for wanted in self.measures()[1:]:
+                rows += self.leads(results, wanted, columns[model], model=model)
         for measure in self.measures():
             for model in self.models:
-                about = {"model": model, "leading 5 %": self.steepness(results, model)}
-                for guard in self.guards:
-                    for lam in self.lams:
-                        found = measure.estimate(having(results, model=model, guard=guard, lam=lam))
-                        if found.value is not None:
-                            rows.append({"measure": measure.name, **about, "guard": guard, "lambda": f"{lam:g}", **found.row()})
+                rows += self.settings(results, measure, columns[model], model=model)
         return rows
-
-    def lead(self, results: Mapping[str, Result], model: str, guard: str, preserved: Measure) -> Estimate:
-        """How much more a guard preserves on a model than the first one at equal efficacy."""
-        mine, reference = (having(results, model=model, guard=name) for name in (guard, self.guards[0]))
-        return lead_of(mine, reference, self.measures()[0], preserved, len(self.lams))
 
     # ------------------------------------------------------------------------------------------------ drawing
 
@@ -152,7 +119,7 @@ class Spectra(StreamStudy):
                     rotation=90, ha="right", va="bottom", fontsize=7, color="#666666",
                 )  # fmt: skip
         for index, guard in enumerate(self.guards[1:], start=1):
-            found = [(self.steepness(results, model), self.lead(results, model, guard, wanted)) for model in self.models]
+            found = [(self.steepness(results, model), self.lead(results, guard, wanted, model=model)) for model in self.models]
             known = [(x, one) for x, one in found if x is not None and one.value is not None]
             known.sort(key=lambda at: at[0])
             if not known:

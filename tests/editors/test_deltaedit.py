@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from resuming import stops_and_goes_on_with_the_same_bits
 
 from lit_edit.editors import AlphaEdit
 from lit_edit.editors.deltaedit import DeltaEdit, Probable
 from lit_edit.errors import EditError
 from lit_edit.targets import Step
 from tests.bench import Bed, rows_of
-from tests.stream import editor, stream, trainer
-from tests.tiny import normal, save_tiny
+from tests.tiny import normal
 
 EASY = {"threshold": 0.5, "ridge": 0.5, "stop_probability": 1.0}
 ALWAYS = {**EASY, "var": 0.0, "floor": 1e-9, "warmup": 3}
@@ -220,26 +219,8 @@ def test_each_request_is_probable_on_its_own():
     assert Probable(0.98)(step).tolist() == [False, True, False]
 
 
-def fit(model, folder, ckpt=None, **options):
-    folder.mkdir(exist_ok=True)
-    module = editor(model, folder.parent / "cache", editor=DeltaEdit(threshold=1e-3, ridge=1.0, var=0.5, warmup=3))
-    saving = ModelCheckpoint(str(folder), save_last=True, every_n_train_steps=1)
-    run = trainer(folder, [saving], enable_checkpointing=True, **options)
-    run.fit(module, datamodule=stream(folder), ckpt_path=ckpt)
-    return module
-
-
 def test_a_run_under_a_trainer_can_stop_and_go_on_with_the_same_bits(tmp_path):
-    model = str(save_tiny(tmp_path / "model", "gpt2"))
-    whole = fit(model, tmp_path / "whole")
-    fit(model, tmp_path / "part", max_steps=2)
-    resumed = fit(model, tmp_path / "part", tmp_path / "part" / "last.ckpt")
-    assert whole.edits == resumed.edits == 8
-    for layer in whole.layers:
-        assert torch.equal(whole.master(layer), resumed.master(layer))
-        assert not torch.equal(whole.master(layer), whole.original(layer))
-    for name, value in whole.editor.state_dict().items():
-        assert torch.equal(value, resumed.editor.state_dict()[name]), name
+    stops_and_goes_on_with_the_same_bits(tmp_path, lambda: DeltaEdit(threshold=1e-3, ridge=1.0, var=0.5, warmup=3))
 
 
 @pytest.mark.parametrize(

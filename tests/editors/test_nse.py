@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from resuming import stops_and_goes_on_with_the_same_bits
 
 from lit_edit.editors import MEMIT
 from lit_edit.editors.nse import NSE
@@ -14,8 +14,6 @@ from lit_edit.errors import EditError
 from lit_edit.targets import Targets
 from lit_edit.workbench import Rejected
 from tests.bench import Bed, rows_of
-from tests.stream import editor, stream, trainer
-from tests.tiny import save_tiny
 
 # --------------------------------------------------------------------------------------------------- through a model
 
@@ -142,26 +140,8 @@ def test_what_is_not_finite_is_rejected_instead_of_skipped():
         bed.editor.change(bench, rows, broken)
 
 
-def fit(model, folder, ckpt=None, **options):
-    folder.mkdir(exist_ok=True)
-    module = editor(model, folder.parent / "cache", editor=NSE(lam=10.0, alpha=0.0, neuron_threshold=0.8))
-    saving = ModelCheckpoint(str(folder), save_last=True, every_n_train_steps=1)
-    run = trainer(folder, [saving], enable_checkpointing=True, **options)
-    run.fit(module, datamodule=stream(folder), ckpt_path=ckpt)
-    return module
-
-
 def test_a_run_under_a_trainer_can_stop_and_go_on_with_the_same_bits(tmp_path):
-    model = str(save_tiny(tmp_path / "model", "gpt2"))
-    whole = fit(model, tmp_path / "whole")
-    fit(model, tmp_path / "part", max_steps=2)
-    resumed = fit(model, tmp_path / "part", tmp_path / "part" / "last.ckpt")
-    assert whole.edits == resumed.edits == 8
-    for layer in whole.layers:
-        assert torch.equal(whole.master(layer), resumed.master(layer))
-        assert not torch.equal(whole.master(layer), whole.original(layer))
-    for name, value in whole.editor.state_dict().items():
-        assert torch.equal(value, resumed.editor.state_dict()[name]), name
+    stops_and_goes_on_with_the_same_bits(tmp_path, lambda: NSE(lam=10.0, alpha=0.0, neuron_threshold=0.8))
 
 
 @pytest.mark.parametrize(
