@@ -170,7 +170,14 @@ class StreamStudy(Study):
 
         folder.mkdir(parents=True, exist_ok=True)
         with told_to(folder / "log.txt"):
-            main(command)
+            try:
+                main(command)
+            except SystemExit as ended:
+                if isinstance(
+                    ended.__context__, KeyboardInterrupt
+                ):  # Lightning leaves the program by itself; here it is a study's
+                    raise KeyboardInterrupt from ended
+                raise
         result = told(RunFolder.open(folder))
         if not self.keep_checkpoints:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -38,6 +38,14 @@ class Break(Callback):
             raise RuntimeError("the power went out")
 
 
+class Pressed(Callback):
+    """Somebody presses Ctrl-C during the second batch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+
+
 def measured(result):
     """A result without clock times."""
     kept = {key: value for key, value in result.items() if key not in ("seconds_per_edit", "batches")}
@@ -158,6 +166,15 @@ def test_a_run_whose_batches_are_all_rejected_has_a_result(place, tmp_path):
     folder.write()
     row = next(row for row in study.table(folder.results()) if row["measure"] == "abilities")
     assert row["value"] == pytest.approx(1.0), "nothing was written, nothing is lost"
+
+
+def test_ctrl_c_inside_a_run_ends_the_study_and_not_the_program(place, tmp_path):
+    callback = f"{__name__}.Pressed"
+    study = Collapse(str(place / "base.yaml"), {"one": {"trainer.callbacks": [{"class_path": callback}]}}, unrelated="none")
+    folder = StudyFolder(tmp_path / "pressed", study, "collapse")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, ["cpu"], progress=False)
+    assert not folder.done and list(tmp_path.glob("pressed/points/one/checkpoints/*.ckpt")), "it goes on from there"
 
 
 def test_spectra_measures_how_steep_the_unedited_model_is(place, tmp_path):
