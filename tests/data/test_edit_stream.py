@@ -1,6 +1,7 @@
 """The stream's accounts, its loaders, and what it says about bad input."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def test_a_reader_can_be_named_and_can_be_ones_own(write):
         ({"path": "a.json", "limit": -1}, "limit is -1; it is a number of items, at least 1."),
         ({"path": "a.json", "limit": 0}, "limit is 0; it is a number of items, at least 1."),
         ({"path": "a.json", "review": -1}, "review is -1; it is a number of items, at least 0."),
+        ({"path": "a.json", "neighbours": -1}, "neighbours is -1; it is a number of items, at least 0."),
         ({"path": "a.json", "probe_batch_size": 0}, "probe_batch_size is 0; it is a number of items, at least 1."),
         ({"path": "a.json", "order": "random"}, "order is 'random'; it is 'file' or 'shuffled'."),
         (
@@ -192,6 +194,16 @@ def test_rows_before_the_first_recognised_one_are_kept_in_the_accounts(write):
     stream = ready(path=write(["{broken", {"note": "my facts"}, *GOOD]))
     assert [row.source for row in stream.set_aside] == ["facts.jsonl, row 1", "facts.jsonl, row 2"]
     assert len(stream.requests) == 10
+
+
+@pytest.mark.parametrize(("neighbours", "asked"), [(None, ["A", "B", "C"]), (2, ["A", "B"]), (0, []), (7, ["A", "B", "C"])])
+def test_fewer_neighbours_are_asked(write, neighbours, asked):
+    rows = [{**row, "neighbourhood": [[f"{name} is in", "Rome"] for name in "ABC"]} for row in GOOD]
+    whole, stream = ready(path=write(rows)), ready(path=write(rows), neighbours=neighbours)
+    assert [[prompt[0] for prompt, _ in request.neighbourhood] for request in stream.requests] == [asked] * 10
+    assert [replace(request, neighbourhood=()) for request in stream.requests] == [
+        replace(request, neighbourhood=()) for request in whole.requests
+    ]
 
 
 def test_source_without_facts():
