@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+from lit_edit.runs.run_settings import called
 
 COLUMNS = {
     "model": api_pb2.DATA_TYPE_STRING,
@@ -35,11 +36,12 @@ def settings(module: Any, stream: Any) -> dict[str, Any]:
         stream: its stream of edits.
     """
     guards = list(module.guards)
+    apart = ("lam",)  # which has a column
     found = {
         "model": str(module.pretrained),
-        "editor": _called(module.editor, "model.editor", module.settings),
+        "editor": called(module.editor, "model.editor", module.settings, apart),
         "lam": getattr(module.editor, "lam", None),
-        "guards": " + ".join(_called(g, f"model.guards.{i}", module.settings) for i, g in enumerate(guards)) or "none",
+        "guards": " + ".join(called(g, f"model.guards.{i}", module.settings, apart) for i, g in enumerate(guards)) or "none",
         "tau": next((guard.tau for guard in guards if hasattr(guard, "tau")), None),
         "layers": ", ".join(map(str, module.layers)),
         "batch_size": stream.batch_size,
@@ -48,23 +50,6 @@ def settings(module: Any, stream: Any) -> dict[str, Any]:
         "seed": module.settings.get("seed_everything", module.seed),
     }
     return {name: value for name, value in found.items() if isinstance(value, str | int | float)}
-
-
-def _called(part: Any, place: str, chosen: Mapping[str, Any]) -> str:
-    """Class of an editor or a guard, with the options that are not its defaults."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(type(part)).parameters.items()}
-    options = {name.removeprefix(f"{place}."): value for name, value in chosen.items() if name.startswith(f"{place}.")}
-    told = [
-        f"{name}={short(value)}"
-        for name, value in options.items()
-        if name in usual and value != usual[name] and name != "lam"  # which has a column
-    ]
-    return type(part).__name__ + (f"({', '.join(told)})" if told else "")
-
-
-def short(value: Any) -> str:
-    """A setting as it is read: no more digits than it takes."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def experiment(metrics: Sequence[tuple[str, str]]) -> tuple[str, bytes]:

@@ -12,6 +12,7 @@ from lit_edit.board import hparams
 from lit_edit.board.layout import layout
 from lit_edit.board.logger import EditBoard
 from lit_edit.board.tags import glossary, shown
+from lit_edit.runs.run_settings import short
 
 _METRICS = ("efficacy", "paraphrase", "neighbourhood")
 
@@ -44,7 +45,7 @@ class BoardKeeper(Callback):
             return
         probes = {probe.name: shown(f"probe/{probe.name}/{probe.shown}") for probe in stream.probes}
         values = hparams.settings(pl_module, stream)
-        rows = "\n".join(f"| {name.replace('_', ' ')} | {hparams.short(value)} |" for name, value in values.items())
+        rows = "\n".join(f"| {name.replace('_', ' ')} | {short(value)} |" for name, value in values.items())
         for board in self.boards(trainer):
             board.arrange(layout(probes))
             board.log_session(*hparams.experiment(self._metrics(probes)))

@@ -24,6 +24,7 @@ from lit_edit.journal import finite
 from lit_edit.options.documents import load_json
 from lit_edit.report.environment import environment
 from lit_edit.runs.run_folder import FORMAT
+from lit_edit.runs.run_settings import method_of
 from lit_edit.store import write_atomically
 
 
@@ -120,6 +121,7 @@ class Report(Callback):
             "finished": pl_module.position >= len(stream.requests),
             "model": pl_module.pretrained,
             "weights": pl_module.weights_hash,
+            "method": method_of(pl_module.editor, pl_module.guards, pl_module.settings),
             "editor": type(pl_module.editor).__name__,
             "guards": [type(guard).__name__ for guard in pl_module.guards],
             "layers": list(pl_module.layers),
@@ -172,9 +174,8 @@ class Report(Callback):
     @staticmethod
     def table(summary: dict[str, Any]) -> str:
         """A plain-text table of a summary."""
-        guards = " + ".join(summary["guards"]) or "no guard"
         head = (
-            f"{summary['edits']} edits in batches of {summary['batch_size']}, {summary['editor']} + {guards}, "
+            f"{summary['edits']} edits in batches of {summary['batch_size']}, {summary['method']}, "
             f"layers {', '.join(map(str, summary['layers']))}, {summary['model']}"
         )
         lines = []

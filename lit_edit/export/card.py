@@ -107,8 +107,7 @@ def _facts(content: Content) -> Iterator[tuple[str, str]]:
     yield "layers", ", ".join(map(str, state.book.layers))
     yield "weights", ", ".join(state.model.anatomy.weight_name(layer) for layer in state.book.layers)
     yield "dtype", content.dtype
-    yield "editor", summary["editor"]
-    yield "guards", run.guards
+    yield "method", run.method
     yield "edits", f"{counts['written']:,} written, {counts['rejected']:,} rejected, {counts['set aside']:,} set aside"
     yield "batches", f"{state.batches:,} of {len(state.book.records):,}, of up to {count(summary['batch_size'], 'edit')}"
     yield "edit set", content.edit_set

@@ -77,7 +77,7 @@ def _head(runs: Sequence[Run], name: str) -> Element:
         summary, found = run.summary, counts(run)
         state = "finished" if summary["finished"] else "unfinished"
         rejected = f", {found['batches rejected']:,} of them rejected" if found["batches rejected"] else ""
-        what = f"{summary['editor']} + {run.guards}: {count(found['requests written'], 'edit')} in "
+        what = f"{run.method}: {count(found['requests written'], 'edit')} in "
         what += f"{count(found['batches'], 'batch', 'batches')}{rejected}."
         title = legend([(run.label, at)]) if len(runs) > 1 else None
         cards.append(

@@ -20,6 +20,7 @@ _SUMMARY = {
     "finished": bool,
     "model": str,
     "weights": Nullable(str),
+    "method": Maybe(str),
     "editor": str,
     "guards": [str],
     "layers": [int],
@@ -126,9 +127,10 @@ class Run:
         return dict(_flat(self.config, ""))
 
     @property
-    def guards(self) -> str:
-        """Names of the guards."""
-        return " + ".join(self.summary["guards"]) or "no guard"
+    def method(self) -> str:
+        """Editor and guards, with the options that are not their defaults (runs of earlier versions: without)."""
+        names = [self.summary["editor"], *(self.summary["guards"] or ["no guard"])]
+        return str(self.summary.get("method") or " + ".join(names))
 
     def _optional(self, name: str, shape: Mapping[str, Any]) -> dict[str, Any] | None:
         text = self._text(name)

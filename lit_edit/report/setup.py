@@ -50,8 +50,7 @@ def glance(runs: Sequence[Run]) -> Element:
     asked: dict[str, Callable[[Run], object]] = {
         "state": lambda run: "finished" if run.summary["finished"] else "unfinished",
         "edits written": lambda run: f"{sum(len(record['cases']) for record in run.journal):,}",
-        "editor": lambda run: run.summary["editor"],
-        "guards": lambda run: run.guards,
+        "method": lambda run: run.method,
         "model": lambda run: node("code", run.summary["model"]),
         "layers": lambda run: ", ".join(map(str, run.summary["layers"])),
         "weights of the model (SHA-256)": lambda run: node("code", (run.summary["weights"] or NOTHING)[:12]),

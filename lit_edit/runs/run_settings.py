@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -18,6 +19,36 @@ def settings_of(config: Any) -> dict[str, Any]:
     places = ("config", "run_dir", "ckpt_path", "weights_only", "trainer.default_root_dir", "checkpoint.dirpath")
     beside = ("config.", "progress")
     return {name: value for name, value in _flat("", config) if name not in places and not name.startswith(beside)}
+
+
+def called(part: object, place: str, settings: Mapping[str, Any], apart: Collection[str] = ()) -> str:
+    """Class of an editor or a guard, with the options that are not its defaults, as in ``REVIVE(mode=constrain)``.
+
+    Args:
+        part: the editor or guard.
+        place: where it stands in the settings, e.g. ``model.guards.0``.
+        settings: options of the run, see :func:`settings_of`; without them only the class is told.
+        apart: options that are told elsewhere.
+    """
+    usual = {name: parameter.default for name, parameter in inspect.signature(type(part)).parameters.items()}
+    options = {name.removeprefix(f"{place}."): value for name, value in settings.items() if name.startswith(f"{place}.")}
+    told = [
+        f"{name}={short(value)}"
+        for name, value in options.items()
+        if name in usual and value != usual[name] and name not in apart
+    ]
+    return type(part).__name__ + (f"({', '.join(told)})" if told else "")
+
+
+def method_of(editor: object, guards: Iterable[object], settings: Mapping[str, Any]) -> str:
+    """Editor and guards in the order in which they act, as in ``MEMIT(history=True) + REVIVE``; see :func:`called`."""
+    behind = [called(guard, f"model.guards.{at}", settings) for at, guard in enumerate(guards)]
+    return " + ".join((called(editor, "model.editor", settings), *(behind or ["no guard"])))
+
+
+def short(value: object) -> str:
+    """A setting as it is read: no more digits than it takes."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -135,7 +135,7 @@ def test_texts(ran):
     assert "| editor | MEMIT(history=True) |" in text["about"] and "| lam | 10 |" in text["about"]
     assert text["generations"].startswith("| prompt | said | new answer: said? |")
     assert "| relative_norm | Frobenius norm of the edited weight over" in text["names"]
-    assert "6 edits in batches of 2, MEMIT + REVIVE" in text["summary"]
+    assert "6 edits in batches of 2, MEMIT(lam=10, history=True) + REVIVE(tau=0.2), layers" in text["summary"]
 
 
 def test_names_explains_every_word(ran):

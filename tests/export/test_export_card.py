@@ -57,7 +57,7 @@ def test_the_card_says_what_was_edited_and_measured(gpt2, export, tmp_path):
     assert facts["edited weights before editing (SHA-256)"] == summary["weights"] == book.records[0]["original"]
     assert facts["journal, head of the chain (SHA-256)"] == book.records[-1]["sha256"]
     assert facts["layers"] == "0, 1" and facts["dtype"] == "float32"
-    assert facts["editor"] == "MEMIT" and facts["guards"] == "no guard"
+    assert facts["method"] == "MEMIT(lam=100, history=True) + no guard"
     assert facts["edits"] == "10 written, 0 rejected, 0 set aside" and facts["batches"] == "5 of 5, of up to 2 edits"
     assert facts["edit set"] == "facts.jsonl" and facts["exported by"] == f"lit_edit {__version__}"
     options = {row[0]: row[1] for row in page.tables[2]}
@@ -119,7 +119,7 @@ def hostile(copied):
     (copied.folder / "config.yaml").write_text(yaml.safe_dump(config))
     path = copied.folder / "summary.json"
     summary = json.loads(path.read_text())
-    summary["editor"], summary["environment"]["device"] = HOSTILE, HOSTILE
+    summary["method"], summary["environment"]["device"] = HOSTILE, HOSTILE
     summary["after"] = {f"edit/final/{HOSTILE.replace('/', ':')}/accuracy/teacher_forced": 0.5, **summary["after"]}
     path.write_text(json.dumps(summary))
     return copied
@@ -133,7 +133,7 @@ def test_no_text_of_a_run_is_markup(hostile, export, tmp_path, kind):
     assert page.tags <= plain, page.tags - plain
     assert all(len({len(row) for row in rows}) == 1 for rows in page.tables), "a cell was torn in two"
     facts = {row[0]: row[1] for row in page.tables[0]}
-    assert facts["run on: device"].replace("\\", "") == facts["editor"].replace("\\", "") == HOSTILE
+    assert facts["run on: device"].replace("\\", "") == facts["method"].replace("\\", "") == HOSTILE
     assert "\x1b" not in text and "/secret" not in text
     assert len([line for line in text.splitlines() if line.startswith("# ")]) == 1 + text.count("\n# Title\n")
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == re.sub(r"[^\w./-]+", "-", HOSTILE, flags=re.ASCII).strip(

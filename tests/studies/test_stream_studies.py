@@ -85,7 +85,10 @@ def test_a_study_leaves_points_table_and_pictures(finished):
 def test_what_a_run_says_goes_to_its_log_and_not_into_the_bar(finished):
     folder, printed = finished
     assert "4/4" in printed and "GPU available" not in printed and "Seed set" not in printed and "max_epochs" not in printed
-    assert "8 edits in batches of 2, MEMIT + REVIVE" in (folder / "points" / "guarded_seed_1" / "log.txt").read_text()
+    assert (
+        "8 edits in batches of 2, MEMIT(lam=10) + REVIVE(tau=0.2), layers"
+        in (folder / "points" / "guarded_seed_1" / "log.txt").read_text()
+    )
 
 
 def test_handlers_of_libraries_write_to_the_log_and_then_where_they_did_before(tmp_path, monkeypatch):
