@@ -163,7 +163,7 @@ def test_every_text_is_escaped(runs):
     after = {**summary["after"], name: 0.5, f"probe/{EVIL.replace('/', '')}/accuracy": 0.25}
     validations = [{**row, "scores": {**row["scores"], **after}} for row in summary["validations"]]
     change(
-        folder / "summary.json", model=EVIL, editor=EVIL, guards=[EVIL], weights=EVIL, version=EVIL, after=after,
+        folder / "summary.json", model=EVIL, method=EVIL, editor=EVIL, guards=[EVIL], weights=EVIL, version=EVIL, after=after,
         environment={EVIL: EVIL}, validations=validations, sampled={f"edit/so_far/{EVIL}": 1.0},
     )  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {EVIL: EVIL}, "data": {"path": EVIL, "order": EVIL}}))
@@ -197,7 +197,7 @@ def test_a_run_with_almost_nothing(runs):
     """No validation but the first, no drift, no optional file, no environment, nothing logged."""
     path = runs / "rich" / "summary.json"
     summary = json.loads(path.read_text())
-    for name in ("environment", "probes"):
+    for name in ("environment", "probes", "method"):
         del summary[name]
     empty = {name: {} for name in ("before", "after", "immediate", "drift", "sampled", "intervals", "changes")}
     path.write_text(json.dumps({**summary, **empty, "validations": [], "finished": False}))
@@ -207,6 +207,7 @@ def test_a_run_with_almost_nothing(runs):
     shutil.rmtree(runs / "rich" / "csv")
     main([str(runs / "rich")])
     page = check_page((runs / "rich" / "report.html").read_text(encoding="utf-8"))
+    assert "MEMIT + REVIVE" in page.words, "without its options, as runs of earlier versions"
     assert "unfinished" in page.words and "Not in this run: curves along the stream" in page.words
     assert "--ckpt_path last" in page.words
 
