@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import Value
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-from lit_edit.runs.run_settings import called
+from lit_edit.runs.run_settings import called, guards_called
 
 COLUMNS = {
     "model": api_pb2.DATA_TYPE_STRING,
@@ -41,7 +41,7 @@ def settings(module: Any, stream: Any) -> dict[str, Any]:
         "model": str(module.pretrained),
         "editor": called(module.editor, "model.editor", module.settings, apart),
         "lam": getattr(module.editor, "lam", None),
-        "guards": " + ".join(called(g, f"model.guards.{i}", module.settings, apart) for i, g in enumerate(guards)) or "none",
+        "guards": " + ".join(guards_called(guards, module.settings, apart)) or "none",
         "tau": next((guard.tau for guard in guards if hasattr(guard, "tau")), None),
         "layers": ", ".join(map(str, module.layers)),
         "batch_size": stream.batch_size,

@@ -136,9 +136,9 @@ class EditStream(LightningDataModule):
         records = list(ingested.records)
         if self.order == "shuffled":
             random.Random(self.seed).shuffle(records)
-        stream = tuple(chain.from_iterable(records))[: self.limit]
-        # A slice up to None is everything.
-        self.requests = tuple(replace(request, neighbourhood=request.neighbourhood[: self.neighbours]) for request in stream)
+        self.requests = tuple(chain.from_iterable(records))[: self.limit]
+        if (most := self.neighbours) is not None:
+            self.requests = tuple(replace(one, neighbourhood=one.neighbourhood[:most]) for one in self.requests)
         self.set_aside = ingested.set_aside
         self.rows_read = ingested.rows_read
         for probe in self.probes:

@@ -40,10 +40,14 @@ def called(part: object, place: str, settings: Mapping[str, Any], apart: Collect
     return type(part).__name__ + (f"({', '.join(told)})" if told else "")
 
 
+def guards_called(guards: Iterable[object], settings: Mapping[str, Any], apart: Collection[str] = ()) -> list[str]:
+    """Guards in the order in which they act; see :func:`called`."""
+    return [called(guard, f"model.guards.{at}", settings, apart) for at, guard in enumerate(guards)]
+
+
 def method_of(editor: object, guards: Iterable[object], settings: Mapping[str, Any]) -> str:
-    """Editor and guards in the order in which they act, as in ``MEMIT(history=True) + REVIVE``; see :func:`called`."""
-    behind = [called(guard, f"model.guards.{at}", settings) for at, guard in enumerate(guards)]
-    return " + ".join((called(editor, "model.editor", settings), *(behind or ["no guard"])))
+    """Editor, then its guards, as in ``MEMIT(history=True) + REVIVE``; see :func:`called`."""
+    return " + ".join((called(editor, "model.editor", settings), *(guards_called(guards, settings) or ["no guard"])))
 
 
 def short(value: object) -> str:

@@ -173,9 +173,8 @@ class StreamStudy(Study):
             try:
                 main(command)
             except SystemExit as ended:
-                if isinstance(
-                    ended.__context__, KeyboardInterrupt
-                ):  # Lightning leaves the program by itself; here it is a study's
+                # Lightning leaves the program by itself; here it is a study's.
+                if isinstance(ended.__context__, KeyboardInterrupt):
                     raise KeyboardInterrupt from ended
                 raise
         result = told(RunFolder.open(folder))
